@@ -1,0 +1,113 @@
+# Every command makes the environment first, if it is missing or out of date.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CONTENT_INSTALLED := $(VENV)/.installed-content
+
+ARGS ?=
+OUT ?= out
+BUNDLE ?= $(OUT)/demo/cycle/bundle
+
+export PATH := $(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)
+# Ray listens on the loopback address alone and calls nobody.
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
+export RAY_USAGE_STATS_ENABLED := 0
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export MPLBACKEND := Agg
+
+.PHONY: help
+help: ## list these commands
+	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) \
+	  | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | expand -t 16
+
+$(VENV)/bin/python:
+	@for python in python3.11 python3 python3.12 python3.13; do \
+	  if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
+	      >/dev/null 2>&1; then \
+	    echo "making $(VENV) with $$($$python --version)"; \
+	    exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "error: no Python of at least 3.11 with venv and pip was found;" \
+	  "install python3.11 (on Debian: python3.11-venv too)" >&2; exit 1
+
+$(INSTALLED): requirements.lock | $(VENV)/bin/python
+	@echo "installing requirements.lock (some minutes the first time)"
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	  -r requirements.lock
+	@touch $@
+
+$(CONTENT_INSTALLED): requirements-content.lock $(INSTALLED)
+	@echo "installing requirements-content.lock"
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	  -r requirements.lock -r requirements-content.lock
+	@touch $@
+
+.PHONY: setup
+setup: $(INSTALLED) ## make .venv from requirements.lock
+
+.PHONY: setup-content
+setup-content: $(CONTENT_INSTALLED) ## add the text and image encoders
+
+.PHONY: demo
+demo: setup ## the whole walk with a live service; ARGS=--exit to stop by itself
+	@$(BIN)/python -m jobs.demo $(ARGS)
+
+.PHONY: walk
+walk: setup ## the walk without a service: simulate, train, evaluate
+	$(BIN)/python -m jobs.simulate --recipe smoke --out $(OUT)/walk/market
+	$(BIN)/python -m jobs.cycle --recipe smoke \
+	  --logs $(OUT)/walk/market --out $(OUT)/walk/cycle
+	$(BIN)/python -m jobs.decide --bundle $(OUT)/walk/cycle/bundle \
+	  --requests $(OUT)/walk/market/truth/requests.parquet --out $(OUT)/walk/decisions
+
+.PHONY: serve
+serve: setup ## serve a bundle on 127.0.0.1:8000; BUNDLE=DIR
+	@export RAY_AUTH_MODE=token \
+	  RAY_AUTH_TOKEN=$$(python -c 'import secrets; print(secrets.token_hex(32))'); \
+	exec $(BIN)/serve run serve.app:build_app bundle=$(abspath $(BUNDLE))
+
+.PHONY: test
+test: setup ## all tests: unit, contracts, Ray, whole turns
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+.PHONY: test-unit
+test-unit: setup ## quick tests: no Ray, no network
+	@$(BIN)/python -m pytest -q -m "not ray and not e2e" $(ARGS)
+
+.PHONY: test-ray
+test-ray: setup ## tests that need a local Ray
+	@$(BIN)/python -m pytest -q -m ray $(ARGS)
+
+.PHONY: e2e
+e2e: setup ## whole turns of the wheel
+	@$(BIN)/python -m pytest -q -m e2e $(ARGS)
+
+.PHONY: format
+format: setup ## rewrite the code in the one format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: lint
+lint: setup ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: check
+check: lint ## lint, then all tests: what .ci/run does
+	@$(MAKE) --no-print-directory test
+
+.PHONY: clean
+clean: ## remove caches and written results, keep .venv
+	@rm -rf $(OUT) .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache *.egg-info
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Requests in, decisions out: one meaning for batch, service and simulation."""

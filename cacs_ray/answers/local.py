@@ -1,0 +1,149 @@
+"""Deciding in this process: a bundle, a requests table, a decisions table."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cacs_ray.answers.prepare import prepare_requests, require_columns
+from cacs_ray.answers.table import DecisionOrigin, decisions_table
+from cacs_ray.bundle import Context, Predictor
+from cacs_ray.data.files import atomic_directory, write_table
+from cacs_ray.data.reading import list_files, read_whole
+from cacs_ray.decision.candidates import Candidates, Decisions
+from cacs_ray.decision.cascade import DecisionSettings, decide
+from cacs_ray.errors import InputError
+
+# Candidate rows scored at once: enough to be fast, little enough to stay small.
+_BLOCK_ROWS = 50_000
+
+
+class LocalScorers:
+    """Scores by a predictor in this process, for the candidates of one context."""
+
+    def __init__(self, predictor: Predictor, context: Context) -> None:
+        self._predictor = predictor
+        self._context = context
+
+    async def selector_scores(self, candidates: Candidates) -> np.ndarray:
+        """float32 [A, C]: the student's scores."""
+        return self._predictor.selector_scores(self._context, candidates.creative_lists)
+
+    async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
+        """float32 [A, C]: the teacher's logits."""
+        return self._predictor.teacher_scores(self._context, candidates.creative_lists)
+
+    async def pctr(
+        self,
+        candidates: Candidates,  # noqa: ARG002  the context holds the same rows
+        creative_row: np.ndarray,
+    ) -> np.ndarray:
+        """float64 [A]: calibrated CTR with these creatives."""
+        return self._predictor.pctr(self._context, creative_row)
+
+    async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """(clicks, impressions), float64 [A, C], as of the end of training."""
+        catalogue, lists = self._predictor.catalogue, candidates.creative_lists
+        return catalogue.clicks[lists], catalogue.impressions[lists]
+
+    def prior(self) -> tuple[float, float]:
+        """Beta prior of a creative's CTR."""
+        return self._predictor.catalogue.prior
+
+
+def decide_requests(
+    predictor: Predictor, requests: pa.Table, settings: DecisionSettings
+) -> tuple[pa.Table, pa.Table]:
+    """Decide every request of a table.
+
+    Args:
+        predictor: an open bundle.
+        requests: the contract's requests table, any number of requests; the rows
+            of one request need not be adjacent.
+        settings: policy, slots, exploration.
+
+    Returns:
+        (decisions, rejects): one decision per acceptable candidate ad, and the
+        rows that broke a rule, with its name.
+    """
+    prepared = prepare_requests(predictor.catalogue, requests)
+    if prepared.requests.num_rows == 0:
+        empty = decisions_table(
+            prepared,
+            _no_decisions(),
+            predictor.catalogue,
+            DecisionOrigin(settings.policy, predictor.bundle_id),
+        )
+        return empty, prepared.rejects
+    context = predictor.context(prepared.requests)
+    scorers = LocalScorers(predictor, context)
+    decisions = asyncio.run(decide(prepared.candidates, scorers, settings))
+    origin = DecisionOrigin(settings.policy, predictor.bundle_id)
+    table = decisions_table(prepared, decisions, predictor.catalogue, origin)
+    return table, prepared.rejects
+
+
+def decide_file(
+    bundle: str | Path,
+    requests: str | Path,
+    out: str | Path,
+    settings: DecisionSettings,
+) -> dict[str, object]:
+    """Decide a file or directory of requests; write `decisions/` and `rejects/`.
+
+    Args:
+        bundle: directory of the bundle.
+        requests: Parquet, CSV or JSON Lines, one row per candidate ad.
+        out: directory to write; made whole or not at all.
+        settings: policy, slots, exploration.
+
+    Returns:
+        Counts for the job's last line.
+
+    Raises:
+        InputError: an unreadable file or bundle, or no rows at all.
+    """
+    table = read_requests(requests)
+    require_columns(table)
+    predictor = Predictor.load(bundle)
+    num_rows = {"decisions": 0, "rejects": 0}
+    with atomic_directory(Path(out)) as directory:
+        for name in num_rows:
+            (directory / name).mkdir()
+        for number, block in enumerate(_blocks(table)):
+            results = decide_requests(predictor, block, settings)
+            for name, rows in zip(num_rows, results, strict=True):
+                if rows.num_rows:
+                    write_table(directory / name / f"part-{number:05d}.parquet", rows)
+                num_rows[name] += rows.num_rows
+    return {"asked": table.num_rows, "release": predictor.bundle_id, **num_rows}
+
+
+def read_requests(location: str | Path) -> pa.Table:
+    """Read a requests table: one file or a directory of files.
+
+    Raises:
+        InputError: nothing there, an unreadable file, or not one row.
+    """
+    files = list_files(str(Path(location).absolute()))
+    tables = [read_whole(file) for file in files]
+    if sum(table.num_rows for table in tables) == 0:
+        raise InputError("holds no rows", source=str(location), rule="empty")
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _no_decisions() -> Decisions:
+    none, floats = np.zeros(0, np.int32), np.zeros(0)
+    return Decisions(none, floats, floats, floats, floats, none, np.zeros(0, np.int64))
+
+
+def _blocks(table: pa.Table) -> list[pa.Table]:
+    """Cut into blocks that hold whole requests."""
+    column = table[Column.REQUEST_ID].combine_chunks()
+    ids = column.dictionary_encode(null_encoding="encode")
+    order = np.argsort(ids.indices.to_numpy(), kind="stable")
+    number = ids.indices.to_numpy()[order]
+    cuts = np.searchsorted(number, number[_BLOCK_ROWS::_BLOCK_ROWS])
+    parts = np.split(order, np.unique(cuts[cuts > 0]))
+    return [table.take(part) for part in parts if len(part)]

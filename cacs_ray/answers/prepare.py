@@ -1,0 +1,195 @@
+"""Requests table -> candidates: the rules of asking, with the catalogue alone.
+
+    A rows of the table, one per candidate ad   R requests
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cacs_ray.decision.candidates import Candidates
+from cacs_ray.errors import InputError
+from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.schema import REQUESTS, Column
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequests:
+    """Rows that can be decided, and those that cannot with the rule they broke."""
+
+    requests: pa.Table
+    """Accepted rows, ordered by request (first appearance), contract types."""
+    candidates: Candidates
+    ad_rows: np.ndarray
+    """int32 [A]: catalogue row of each accepted row's ad."""
+    rejects: pa.Table
+    """The other rows as they came, with the column `rule`."""
+
+
+def prepare_requests(catalogue: Catalogue, requests: pa.Table) -> PreparedRequests:
+    """Check a requests table and look up which creatives may be shown.
+
+    A row is rejected whole, with the first rule it breaks: `missing_required`,
+    `bad_bid`, `duplicate_candidate`, `unknown_ad`, `unknown_creative`,
+    `creative_of_other_ad`, `creative_not_live` (nothing to choose from, or the
+    pinned creative is not live).
+
+    Args:
+        catalogue: what may be shown.
+        requests: the contract's requests table; other columns pass through.
+
+    Returns:
+        Accepted rows with their candidates, and the rejects; accepted + rejected
+        = given.
+
+    Raises:
+        InputError: a required column is missing or has a type that cannot be
+            read as the contract's.
+    """
+    table = _contract_types(requests)
+    rules = np.full(table.num_rows, "", dtype=object)
+    ad_rows = catalogue.ad_row(table[Column.AD_ID].to_pylist())
+    _mark(rules, _has_null(table), "missing_required")
+    _mark(rules, _not_positive(table[Column.BID_MICROS]), "bad_bid")
+    _mark(rules, _is_repeated(table), "duplicate_candidate")
+    _mark(rules, ad_rows == 0, "unknown_ad")
+    ts = table[Column.REQUEST_TS].cast(pa.int64()).fill_null(0).to_numpy()
+    lists = catalogue.lists(ad_rows, ts)
+    lists = _restrict(table, catalogue, ad_rows, lists, rules)
+    _mark(rules, lists[:, 0] == 0, "creative_not_live")
+    pinned = _pins(table, catalogue, ad_rows, lists, rules)
+    kept = _by_request(table, np.flatnonzero(rules == ""))
+    rejected = np.flatnonzero(rules != "")
+    accepted = table.take(kept)
+    return PreparedRequests(
+        requests=accepted,
+        candidates=_candidates(accepted, lists[kept], pinned[kept]),
+        ad_rows=ad_rows[kept],
+        rejects=requests.take(rejected).append_column(
+            Column.RULE, pa.array(rules[rejected].tolist(), pa.string())
+        ),
+    )
+
+
+def require_columns(requests: pa.Table) -> None:
+    """Raise `InputError` when a required column of the contract is missing."""
+    for field in REQUESTS:
+        if not field.nullable and field.name not in requests.column_names:
+            raise InputError(
+                f"required column is missing; the table has {requests.column_names}",
+                source="requests",
+                field=field.name,
+                rule="missing_required",
+            )
+
+
+def _contract_types(requests: pa.Table) -> pa.Table:
+    require_columns(requests)
+    table = requests
+    for field in REQUESTS:
+        if field.name not in table.column_names:
+            table = table.append_column(field.name, pa.nulls(len(table), field.type))
+            continue
+        at = table.column_names.index(field.name)
+        try:
+            typed = table[field.name].cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"cannot be read as {field.type}: {error}",
+                source="requests",
+                field=field.name,
+                rule="wrong_type",
+            ) from error
+        table = table.set_column(at, field.name, typed)
+    return table
+
+
+def _mark(rules: np.ndarray, is_broken: np.ndarray, rule: str) -> None:
+    rules[is_broken & (rules == "")] = rule
+
+
+def _has_null(table: pa.Table) -> np.ndarray:
+    broken = np.zeros(table.num_rows, bool)
+    for field in REQUESTS:
+        if not field.nullable:
+            broken |= table[field.name].is_null().to_numpy()
+    return broken
+
+
+def _not_positive(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.less_equal(column, 0).fill_null(False).to_numpy()
+
+
+def _is_repeated(table: pa.Table) -> np.ndarray:
+    keys = pl.DataFrame(table.select([Column.REQUEST_ID, Column.AD_ID]))
+    return ~keys.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+
+
+def _restrict(
+    table: pa.Table,
+    catalogue: Catalogue,
+    ad_rows: np.ndarray,
+    lists: np.ndarray,
+    rules: np.ndarray,
+) -> np.ndarray:
+    """Keep of each list what `creative_ids` asks for, where it asks."""
+    given = table[Column.CREATIVE_IDS]
+    asked = np.flatnonzero(given.is_valid().to_numpy())
+    if len(asked) == 0:
+        return lists
+    lists = lists.copy()
+    for row, ids in zip(asked, given.take(asked).to_pylist(), strict=True):
+        wanted = catalogue.creative_row(ids)
+        if rules[row] == "" and (wanted == 0).any():
+            rules[row] = "unknown_creative"
+        elif rules[row] == "" and (
+            catalogue.creative_ad_row[wanted] != ad_rows[row]
+        ).any():
+            rules[row] = "creative_of_other_ad"
+        held = lists[row][np.isin(lists[row], wanted) & (lists[row] > 0)]
+        lists[row] = 0
+        lists[row, : len(held)] = held
+    return lists
+
+
+def _pins(
+    table: pa.Table,
+    catalogue: Catalogue,
+    ad_rows: np.ndarray,
+    lists: np.ndarray,
+    rules: np.ndarray,
+) -> np.ndarray:
+    """Return the pinned creative of each row, 0 = none; a pin must be live."""
+    column = table[Column.PINNED_CREATIVE_ID]
+    asked = column.is_valid().to_numpy()
+    pinned = catalogue.creative_row(column.to_pylist())
+    _mark(rules, asked & (pinned == 0), "unknown_creative")
+    other = asked & (catalogue.creative_ad_row[pinned] != ad_rows)
+    _mark(rules, other, "creative_of_other_ad")
+    is_live = (lists == pinned[:, None]).any(axis=1)
+    _mark(rules, asked & ~is_live, "creative_not_live")
+    return pinned
+
+
+def _by_request(table: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """Order rows by request, requests by first appearance, ads as given."""
+    ids = table[Column.REQUEST_ID].take(rows).combine_chunks().dictionary_encode()
+    return rows[np.argsort(ids.indices.to_numpy(), kind="stable")]
+
+
+def _candidates(
+    accepted: pa.Table, lists: np.ndarray, pinned: np.ndarray
+) -> Candidates:
+    ids = accepted[Column.REQUEST_ID].combine_chunks().dictionary_encode()
+    width = max(1, int((lists > 0).sum(1).max(initial=1)))
+    return Candidates(
+        request_ids=tuple(ids.dictionary.to_pylist()),
+        request_index=ids.indices.to_numpy().astype(np.int32),
+        ad_ids=tuple(accepted[Column.AD_ID].to_pylist()),
+        bid_micros=accepted[Column.BID_MICROS].to_numpy(),
+        creative_lists=lists[:, :width],
+        pinned=pinned,
+    )

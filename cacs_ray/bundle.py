@@ -1,0 +1,426 @@
+"""The bundle: all that leaves training, in one directory, and how it is opened.
+
+    manifest.json                        digest of every file, the release id
+    config.json spec.json vocabularies/  how it was made, how rows are encoded
+    catalogue/ entities/                 creatives, ads and users, encoded
+    selector/ ranker/ teacher/           weights (safetensors) and their config
+    creative_vectors.safetensors         the selector's vector of every creative
+    calibration.json golden.json         pCTR knots; requests with their answers
+
+Evaluation, gate, serving and replay open this directory and nothing else. No
+file of it can run code: safetensors, JSON and Parquet only.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from cacs_ray.data.files import atomic_directory, read_json, sha256_file
+from cacs_ray.errors import InputError
+from cacs_ray.features.batch import FeatureArrays, FeatureTensors, take_rows
+from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.features.encode import (
+    ContentEncoder,
+    blank_rows,
+    encode_rows,
+    with_blank_row,
+)
+from cacs_ray.features.kept import FittedFeatures, read_fitted, write_fitted
+from cacs_ray.features.text import encode_text_column
+from cacs_ray.models.calibration import Calibration
+from cacs_ray.models.ranker import Ranker
+from cacs_ray.models.saved import load_ranker, load_selector
+from cacs_ray.models.selector import Selector
+from cacs_ray.schema import Column, Side
+
+FORMAT = 1
+_ENTITIES: Mapping[str, Side] = {"users": "user", "ads": "ad", "creatives": "creative"}
+_BLOCK = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Entities:
+    """Encoded entity tables; row 0 of each is blank."""
+
+    users: FeatureArrays
+    ads: FeatureArrays
+    creatives: FeatureArrays
+    user_index: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Candidate ads of some requests, encoded.
+
+    R requests, A candidate ads; user and request fields have R rows, ad fields A.
+    """
+
+    request: FeatureTensors
+    ad: FeatureTensors
+    request_index: Tensor
+    """int64 [A]"""
+
+    def joined(self, rows: slice) -> FeatureTensors:
+        """user.*, request.* and ad.* fields of some ads, one row per ad."""
+        index = self.request_index[rows]
+        return {
+            **{key: values[index] for key, values in self.request.items()},
+            **{key: values[rows] for key, values in self.ad.items()},
+        }
+
+    def __len__(self) -> int:
+        return len(self.request_index)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """An open bundle: rows in, scores out. Torch on the CPU, no Ray."""
+
+    bundle_id: str
+    manifest: Mapping[str, Any]
+    fitted: FittedFeatures
+    entities: Entities
+    selector: Selector
+    ranker: Ranker
+    teacher: Ranker
+    creative_vectors: Tensor
+    """float32 [K + 1, D]: V(c) by catalogue row; row 0 is zeros."""
+    calibration: Calibration
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What may be shown."""
+        return self.fitted.catalogue
+
+    @classmethod
+    def load(cls, path: str | Path, *, is_verified: bool = False) -> "Predictor":
+        """Open a bundle after checking the digest of every file.
+
+        Args:
+            path: the bundle's directory.
+            is_verified: True skips the digests, for a caller that has just
+                checked them.
+
+        Raises:
+            InputError: not a bundle, a file is missing, changed or unreadable
+                (the file is named).
+        """
+        root = Path(path)
+        manifest = read_manifest(root) if is_verified else verify_bundle(root)
+        fitted = read_fitted(root)
+        if fitted.spec.fingerprint != manifest["spec_fingerprint"]:
+            raise InputError(
+                "the feature spec is not the one that was trained on",
+                source=str(root / "spec.json"),
+                rule="spec_fingerprint",
+            )
+        arrays = {
+            name: load_file(root / "entities" / f"{name}.safetensors")
+            for name in _ENTITIES
+        }
+        user_ids = pq.read_table(root / "entities" / "user_ids.parquet")
+        counts = {name: v.counts for name, v in fitted.vocabularies.items()}
+        vectors = load_file(root / "creative_vectors.safetensors")["vectors"]
+        return cls(
+            bundle_id=manifest["bundle_id"],
+            manifest=manifest,
+            fitted=fitted,
+            entities=Entities(**arrays, user_index=_index(user_ids)),
+            selector=load_selector(root / "selector", fitted.spec, counts),
+            ranker=load_ranker(root / "ranker", fitted.spec, counts),
+            teacher=load_ranker(root / "teacher", fitted.spec, counts),
+            creative_vectors=torch.from_numpy(vectors),
+            calibration=Calibration.model_validate(read_json(root / "calibration.json")),
+        )
+
+    def with_entities(
+        self, tables: Mapping[Side, pa.Table], content: ContentEncoder
+    ) -> "Predictor":
+        """Return this predictor over other creatives, ads and users.
+
+        The tables are encoded by the fitted spec; creatives that training saw
+        keep their counts, the others are new.
+        """
+        encoded = {
+            side: with_blank_row(
+                encode_rows(
+                    table,
+                    self.fitted.spec,
+                    self.fitted.vocabularies,
+                    side,
+                    content=content,
+                ),
+                self.fitted.spec,
+                side,
+            )
+            for side, table in tables.items()
+        }
+        catalogue = Catalogue.from_tables(tables["creative"], tables["ad"])
+        catalogue = catalogue.with_counts_of(self.catalogue)
+        entities = Entities(
+            users=encoded["user"],
+            ads=encoded["ad"],
+            creatives=encoded["creative"],
+            user_index=_index(tables["user"].select([Column.USER_ID])),
+        )
+        vectors = creative_vectors(self.selector, entities, catalogue)
+        return replace(
+            self,
+            fitted=replace(self.fitted, catalogue=catalogue),
+            entities=entities,
+            creative_vectors=vectors,
+        )
+
+    def context(self, requests: pa.Table) -> Context:
+        """Encode candidate rows (rows of one request adjacent, contract types).
+
+        A user that is null or unknown, an undeclared or absent request column and
+        an unknown ad are 'unknown', never an error.
+        """
+        ids = requests[Column.REQUEST_ID].combine_chunks().dictionary_encode()
+        request_index = ids.indices.to_numpy().astype(np.int64)
+        _, first = np.unique(request_index, return_index=True)
+        heads = requests.take(first)
+        user_rows = np.array(
+            [
+                self.entities.user_index.get(user, 0)
+                for user in heads[Column.USER_ID].to_pylist()
+            ],
+            np.int64,
+        )
+        encoded = encode_rows(
+            heads,
+            self.fitted.spec,
+            self.fitted.vocabularies,
+            "request",
+            content=encode_text_column,
+        )
+        ad_rows = self.catalogue.ad_row(requests[Column.AD_ID].to_pylist())
+        return Context(
+            request={
+                **take_rows(self.entities.users, user_rows),
+                **take_rows(encoded, np.arange(len(heads))),
+            },
+            ad=take_rows(self.entities.ads, ad_rows),
+            request_index=torch.from_numpy(request_index),
+        )
+
+    @torch.inference_mode()
+    def selector_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
+        """Score lists of creatives: gather and dot.
+
+        Args:
+            context: A candidate ads.
+            lists: int [A, C] catalogue rows, 0 = padding.
+
+        Returns:
+            float32 [A, C]; the scores at padding mean nothing.
+        """
+        users = self.selector.user_vectors(context.request)
+        if len(users) > 1:  # one row serves every ad: one request, or no user field
+            users = users[context.request_index]
+        scores = self.selector.score(
+            users,
+            self.creative_vectors,
+            torch.from_numpy(lists.astype(np.int64)),
+        )
+        return scores.numpy()
+
+    @torch.inference_mode()
+    def teacher_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
+        """Score every creative of every list with the teacher: float32 [A, C]."""
+        return self._rank(self.teacher, context, lists)
+
+    @torch.inference_mode()
+    def ranker_logits(self, context: Context, creative_row: np.ndarray) -> np.ndarray:
+        """Uncalibrated logits of ads shown with one creative each, float32 [A]."""
+        return self._rank(self.ranker, context, creative_row[:, None])[:, 0]
+
+    def pctr(self, context: Context, creative_row: np.ndarray) -> np.ndarray:
+        """Calibrated click probability in slot 0.
+
+        Args:
+            context: A candidate ads.
+            creative_row: int [A] catalogue rows; 0 asks for the ad alone, before
+                its creative is known.
+
+        Returns:
+            float64 [A], in (0, 1).
+        """
+        logits = self.ranker_logits(context, creative_row)
+        return self.calibration.probability(logits)
+
+    def _rank(self, model: Ranker, context: Context, lists: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(context), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            distinct, index = np.unique(
+                np.append(lists[rows].ravel(), 0), return_inverse=True
+            )
+            logits = model(
+                context.joined(rows),
+                self.creative_features(distinct),
+                torch.from_numpy(index[:-1].reshape(lists[rows].shape)),
+                creative_vectors=self.creative_vectors[distinct],
+            )
+            parts.append(logits.numpy())
+        if not parts:
+            return np.zeros(lists.shape, np.float32)
+        return np.concatenate(parts)
+
+    def creative_features(self, creative_rows: np.ndarray) -> FeatureTensors:
+        """creative.* and ad.* fields of catalogue rows."""
+        ads = self.catalogue.creative_ad_row[creative_rows]
+        return {
+            **take_rows(self.entities.creatives, creative_rows),
+            **take_rows(self.entities.ads, ads),
+        }
+
+
+def _index(user_ids: pa.Table) -> dict[str, int]:
+    ids = user_ids[Column.USER_ID].to_pylist()
+    return {user_id: row for row, user_id in enumerate(ids, start=1)}
+
+
+@torch.inference_mode()
+def creative_vectors(
+    selector: Selector, entities: Entities, catalogue: Catalogue
+) -> Tensor:
+    """Run the creative tower over a catalogue: float32 [K + 1, D], row 0 zeros."""
+    parts = []
+    for start in range(0, len(catalogue.creative_ids), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(catalogue.creative_ids)))
+        features = {
+            **take_rows(entities.creatives, rows),
+            **take_rows(entities.ads, catalogue.creative_ad_row[rows]),
+        }
+        parts.append(selector.creative_vectors(features))
+    vectors = torch.cat(parts)
+    vectors[0] = 0.0
+    return vectors
+
+
+@dataclass(frozen=True, slots=True)
+class BundleParts:
+    """What training hands over to be bundled."""
+
+    fitted: FittedFeatures
+    entities: Entities
+    user_ids: pa.Table
+    model_directories: Mapping[str, Path]
+    """selector, ranker, teacher -> directory with model.safetensors, config.json"""
+    creative_vectors: Tensor
+    calibration: Calibration
+    config: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    """Dataset digest, windows, git commit, versions, time of making."""
+
+
+def write_bundle(out: Path, parts: BundleParts) -> str:
+    """Write a bundle, whole or not at all.
+
+    Returns:
+        The bundle id: 16 hex digits of the digest of its files, so equal training
+        gives equal ids.
+    """
+    with atomic_directory(out) as root:
+        write_fitted(root, parts.fitted)
+        _write_json(root / "config.json", parts.config)
+        _write_json(root / "calibration.json", parts.calibration.model_dump())
+        (root / "entities").mkdir()
+        for name in _ENTITIES:
+            arrays = {k: np.array(v) for k, v in getattr(parts.entities, name).items()}
+            save_file(arrays, root / "entities" / f"{name}.safetensors")
+        pq.write_table(parts.user_ids, root / "entities" / "user_ids.parquet")
+        for name, directory in parts.model_directories.items():
+            (root / name).mkdir()
+            for file in ("model.safetensors", "config.json"):
+                (root / name / file).write_bytes((directory / file).read_bytes())
+        vectors = {"vectors": parts.creative_vectors.contiguous().numpy()}
+        save_file(vectors, root / "creative_vectors.safetensors")
+        return write_manifest(root, parts.fitted.spec.fingerprint, parts.lineage)
+
+
+def write_manifest(root: Path, fingerprint: str, lineage: Mapping[str, Any]) -> str:
+    """Write manifest.json over every file of a directory; return the bundle id."""
+    files = {
+        path.relative_to(root).as_posix(): {
+            "sha256": sha256_file(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+    bundle_id = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+    manifest = {
+        "format": FORMAT,
+        "bundle_id": bundle_id,
+        "spec_fingerprint": fingerprint,
+        "lineage": dict(lineage),
+        "files": files,
+    }
+    _write_json(root / "manifest.json", manifest)
+    return bundle_id
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Read a bundle's manifest; `InputError` when this is not a bundle."""
+    path = root / "manifest.json"
+    if not path.is_file():
+        raise InputError(
+            "not a bundle: it has no manifest.json", source=str(root), rule="bundle"
+        )
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(
+            f"bundle format must be {FORMAT}", source=str(path), rule="bundle_format"
+        )
+    return manifest
+
+
+def verify_bundle(path: str | Path) -> dict[str, Any]:
+    """Check every file of a bundle against its digest; return the manifest.
+
+    Raises:
+        InputError: a file is missing, changed, unlisted or outside the bundle.
+    """
+    root = Path(path)
+    manifest = read_manifest(root)
+    listed = manifest["files"]
+    for name, entry in listed.items():
+        file = root / name
+        if ".." in Path(name).parts or Path(name).is_absolute() or file.is_symlink():
+            raise InputError(
+                "a listed path leaves the bundle", source=str(file), rule="path"
+            )
+        if not file.is_file():
+            raise InputError("a file is missing", source=str(file), rule="digest")
+        if sha256_file(file) != entry["sha256"]:
+            raise InputError(
+                "the file is not the one that was written (its digest differs)",
+                source=str(file),
+                rule="digest",
+            )
+    expected = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+    if manifest["bundle_id"] != expected:
+        raise InputError(
+            "the bundle id does not belong to these files",
+            source=str(root / "manifest.json"),
+            field="bundle_id",
+            rule="digest",
+        )
+    return manifest

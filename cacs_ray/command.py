@@ -1,0 +1,108 @@
+"""How every job begins and ends: logging, the exit code, the last line.
+
+The last line on standard output is one line of JSON for whoever calls the job;
+everything meant for people goes to standard error.
+"""
+
+import json
+import logging
+import math
+import sys
+import traceback
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from cacs_ray.errors import InputError
+
+EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
+
+_NOISY = (
+    "alembic",
+    "httpx",
+    "httpcore",
+    "matplotlib",
+    "mlflow",
+    "optuna",
+    "PIL",
+    "ray",
+    "ray.data",
+    "ray.serve",
+    "ray.train",
+    "ray.tune",
+    "sqlalchemy",
+    "urllib3",
+)
+"""Libraries whose ordinary messages would bury ours."""
+
+
+def run_job(
+    parser: ArgumentParser,
+    body: Callable[[Namespace], Mapping[str, object]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run the body of a job and report its end as one line of JSON.
+
+    Args:
+        parser: the job's options; wrong ones end the process with code 2.
+        body: takes the parsed options, returns what the last line shall hold beside
+            `"status": "ok"`: JSON values, paths, or NumPy numbers.
+        argv: the options, by default those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 130 interrupted. An `InputError` is one
+        line on standard error; any other exception is printed with its traceback.
+    """
+    args = parser.parse_args(argv)
+    _set_up_logging()
+    try:
+        result = body(args)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return _finish({"status": "error", "error": str(error)}, EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return _finish({"status": "error", "error": "interrupted"}, EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the outermost frame of a job
+        traceback.print_exc()
+        name = type(error).__name__
+        text = f"{name}: {' '.join(str(error).split())[:500]}"
+        return _finish({"status": "error", "error": text}, EXIT_ERROR)
+    return _finish({"status": "ok", **result}, EXIT_OK)
+
+
+def _finish(line: Mapping[str, object], code: int) -> int:
+    """Write the last line and return the exit code."""
+    sys.stderr.flush()
+    sys.stdout.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+    sys.stdout.flush()
+    return code
+
+
+def _plain(value: object) -> object:
+    """Return the JSON form of a value: paths as text, NumPy values as their own.
+
+    What is not finite becomes null, because JSON has no word for it.
+
+    >>> _plain({"out": Path("a/b"), "auc": np.float32(0.5), "n": [float("nan")]})
+    {'out': 'a/b', 'auc': 0.5, 'n': [None]}
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, int | str) else str(value)
+
+
+def _set_up_logging() -> None:
+    """Send lines for people to standard error and quieten the libraries."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,64 @@
+"""Configuration: frozen, documented, and refusing what it does not know."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict
+
+from cacs_ray.errors import InputError
+
+
+class Config(BaseModel):
+    """Base of every configured value; equal fields mean equal behaviour."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    def override(self, changes: Mapping[str, str | float | bool]) -> Self:
+        """Return a copy with dotted fields changed, everything checked again.
+
+        Args:
+            changes: dotted field name to new value; text is parsed by the
+                field's own type, so values from a command line fit.
+
+        Returns:
+            A new configuration; the old one is untouched.
+
+        Raises:
+            InputError: a field does not exist (the nearest name is offered) or
+                a value is outside its bounds.
+        """
+        tree: dict[str, Any] = self.model_dump()
+        for dotted, value in changes.items():
+            _set_field(tree, dotted, value)
+        try:
+            return type(self).model_validate(tree)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise InputError(
+                f"{first['msg']}, got {first['input']!r}",
+                source="--set",
+                field=field,
+                rule=first["type"],
+            ) from error
+
+
+def _set_field(tree: dict[str, Any], dotted: str, value: object) -> None:
+    """Set one dotted field in a nested dictionary, or name the nearest one."""
+    *parents, leaf = dotted.split(".")
+    level: Any = tree
+    for part in [*parents, leaf]:
+        if not isinstance(level, dict) or part not in level:
+            known = list(level) if isinstance(level, dict) else []
+            near = difflib.get_close_matches(part, known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; known: {known}"
+            raise InputError(
+                f"no such field{hint}", source="--set", field=dotted, rule="known_field"
+            )
+        if part is not leaf:
+            level = level[part]
+    level[leaf] = value

@@ -1,0 +1,1 @@
+"""From scores to a logged decision; no models, no Ray, no torch."""

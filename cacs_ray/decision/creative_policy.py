@@ -1,0 +1,161 @@
+"""The choice of one creative per ad, and the probability of that choice.
+
+    A  candidate ads, flat     C  creatives per list, padded     R  requests
+
+A policy is a matrix of probabilities over each list; the choice is one draw from
+it. So the propensity that is logged is exact by construction, and evaluation reads
+the same matrices. Lists need at least one real creative.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Scores = Float[np.ndarray, "A C"]
+Mask = Bool[np.ndarray, "A C"]
+Probabilities = Float[np.ndarray, "A C"]
+
+THOMPSON_DRAWS = 128
+"""Joint posterior draws per list; the smallest propensity is 1 / (129 C)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One creative per ad."""
+
+    index: Int[np.ndarray, " A"]
+    """Column of the list."""
+    propensity: Float[np.ndarray, " A"]
+    """P(this column), in (0, 1]."""
+
+
+def epsilon_greedy_probabilities(
+    scores: Scores, mask: Mask, epsilon: float
+) -> Probabilities:
+    """Give the best score 1 - epsilon, and epsilon to all creatives alike.
+
+    Args:
+        scores: an order inside each list; padding may hold anything.
+        mask: True for a real creative.
+        epsilon: share of uniform choice, in [0, 1].
+
+    Returns:
+        float64 rows that sum to one; ties go to the lowest index.
+
+    Raises:
+        ValueError: `epsilon` is outside [0, 1].
+
+    >>> epsilon_greedy_probabilities(np.array([[1.0, 3.0]]),
+    ...                              np.array([[True, True]]), 0.5)
+    array([[0.25, 0.75]])
+    """
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon must lie in [0, 1], got {epsilon}")
+    probabilities = epsilon * uniform_probabilities(mask)
+    # NaN-free padding: argmax would otherwise return the place of a NaN.
+    best = np.where(mask, scores, -np.inf).argmax(1)
+    probabilities[np.arange(len(best)), best] += 1 - epsilon
+    return probabilities
+
+
+def uniform_probabilities(mask: Mask) -> Probabilities:
+    """Give every real creative of a list the same probability.
+
+    >>> uniform_probabilities(np.array([[True, True, False]]))
+    array([[0.5, 0.5, 0. ]])
+    """
+    share: np.ndarray = mask / np.maximum(mask.sum(1, keepdims=True), 1)
+    return share
+
+
+def smoothed_ctr(
+    clicks: Scores, impressions: Scores, prior: tuple[float, float]
+) -> Scores:
+    """Posterior mean CTR, (clicks + alpha) / (impressions + alpha + beta).
+
+    >>> smoothed_ctr(np.array([[1.0, 0.0]]), np.array([[8.0, 0.0]]), (1.0, 1.0))
+    array([[0.2, 0.5]])
+    """
+    alpha, beta = prior
+    rate: np.ndarray = (clicks + alpha) / (impressions + alpha + beta)
+    return rate
+
+
+def thompson_probabilities(
+    clicks: Scores,
+    impressions: Scores,
+    mask: Mask,
+    prior: tuple[float, float],
+    rng: np.random.Generator,
+) -> Probabilities:
+    """Estimate for each creative the probability that its CTR is the highest.
+
+    `THOMPSON_DRAWS` joint draws from the Beta posteriors vote for their best
+    creative; one further vote is shared by all alike. Without it a creative that
+    never won would have probability 0 and the log no support for it.
+
+    Args:
+        clicks: clicks of each creative so far.
+        impressions: impressions of each creative so far, >= clicks.
+        mask: True for a real creative.
+        prior: (alpha, beta) > 0 of the Beta prior.
+        rng: source of the draws; they do not depend on the padding.
+
+    Returns:
+        Rows that sum to one, positive for every real creative.
+    """
+    alpha, beta = prior
+    posterior = (alpha + clicks)[mask], beta + (impressions - clicks)[mask]
+    draws = np.full((THOMPSON_DRAWS, *mask.shape), -np.inf)
+    draws[:, mask] = rng.beta(*posterior, size=(THOMPSON_DRAWS, len(posterior[0])))
+    best = draws.argmax(2)
+    wins = (best[:, :, None] == np.arange(mask.shape[1])).sum(0)
+    votes: np.ndarray = (wins + uniform_probabilities(mask)) / (THOMPSON_DRAWS + 1)
+    return votes
+
+
+def draw_choice(
+    probabilities: Probabilities, uniforms: Float[np.ndarray, " A"]
+) -> Choice:
+    """Draw one column per row with these probabilities.
+
+    Args:
+        probabilities: rows that sum to one; 0 for padding.
+        uniforms: one number in [0, 1) per row.
+
+    >>> draw_choice(np.array([[0.25, 0.75]]), np.array([0.5]))
+    Choice(index=array([1]), propensity=array([0.75]))
+    """
+    heights = probabilities.cumsum(1)
+    # Scaled by the last height: a sum of 1 - 1e-16 must not lead past the end.
+    index = (heights <= uniforms[:, None] * heights[:, -1:]).sum(1)
+    return Choice(index, probabilities[np.arange(len(index)), index])
+
+
+def epsilon_greedy(
+    scores: Scores, mask: Mask, *, epsilon: float, uniforms: Float[np.ndarray, " A"]
+) -> Choice:
+    """Choose by `epsilon_greedy_probabilities`, one uniform number per ad."""
+    return draw_choice(epsilon_greedy_probabilities(scores, mask, epsilon), uniforms)
+
+
+def request_generators(request_ids: Sequence[str]) -> list[np.random.Generator]:
+    """Return one generator per request, seeded by its id alone.
+
+    A decision then depends on nothing but its own request: a replay, another batch
+    or another replica repeats the choice and its propensity.
+    """
+    return [
+        np.random.default_rng(
+            int.from_bytes(
+                hashlib.blake2b(
+                    request_id.encode("utf-8", "surrogatepass"), digest_size=16
+                ).digest(),
+                "little",
+            )
+        )
+        for request_id in request_ids
+    ]

@@ -1,0 +1,1 @@
+"""Rows become integers and floats, by one encoder."""

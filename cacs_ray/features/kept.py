@@ -1,0 +1,62 @@
+"""Fitted features as files: JSON and Parquet, in a store and in a bundle alike."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.features.spec import FeatureSpec
+from cacs_ray.features.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class FittedFeatures:
+    """What fitting leaves: the spec, its vocabularies, the counted catalogue."""
+
+    spec: FeatureSpec
+    vocabularies: Mapping[str, Vocabulary]
+    catalogue: Catalogue
+
+
+def write_fitted(out: Path, fitted: FittedFeatures) -> None:
+    """Write spec.json, vocabularies/ and catalogue/ into an existing directory."""
+    (out / "vocabularies").mkdir()
+    (out / "catalogue").mkdir()
+    (out / "spec.json").write_text(fitted.spec.model_dump_json(indent=1))
+    for name, vocabulary in fitted.vocabularies.items():
+        pq.write_table(vocabulary.to_table(), out / "vocabularies" / f"{name}.parquet")
+    write_catalogue(out / "catalogue", fitted.catalogue)
+
+
+def read_fitted(directory: Path) -> FittedFeatures:
+    """Read what `write_fitted` wrote."""
+    spec = FeatureSpec.model_validate_json((directory / "spec.json").read_text())
+    vocabularies = {
+        known.name: Vocabulary.from_table(
+            known, pq.read_table(directory / "vocabularies" / f"{known.name}.parquet")
+        )
+        for known in spec.vocabularies
+    }
+    return FittedFeatures(spec, vocabularies, read_catalogue(directory / "catalogue"))
+
+
+def write_catalogue(out: Path, catalogue: Catalogue) -> None:
+    """Write creatives.parquet, ads.parquet and prior.json into a directory."""
+    creatives, ads = catalogue.to_tables()
+    pq.write_table(creatives, out / "creatives.parquet")
+    pq.write_table(ads, out / "ads.parquet")
+    alpha, beta = catalogue.prior
+    (out / "prior.json").write_text(json.dumps({"alpha": alpha, "beta": beta}))
+
+
+def read_catalogue(directory: Path) -> Catalogue:
+    """Read what `write_catalogue` wrote."""
+    prior = json.loads((directory / "prior.json").read_text())
+    return Catalogue.from_kept_tables(
+        pq.read_table(directory / "creatives.parquet"),
+        pq.read_table(directory / "ads.parquet"),
+        (prior["alpha"], prior["beta"]),
+    )

@@ -1,0 +1,1 @@
+"""Figures of merit on plain NumPy arrays; every one honours weights."""

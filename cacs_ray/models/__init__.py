@@ -1,0 +1,1 @@
+"""The two networks: a cheap selector before ranking, a full ranker."""

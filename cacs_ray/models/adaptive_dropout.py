@@ -1,0 +1,175 @@
+"""Adaptive dropout: rare identities are dropped so that content is learnt.
+
+A creative's own embedding is memory: good for the frequent, noise for the rare,
+nothing for the new. The gate decides per value, from how often it was shown, how
+much of its embedding to trust. Content and category fields are never dropped.
+
+    K  rows (distinct creatives of a batch, or ads)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from cacs_ray.config import Config
+from cacs_ray.features.batch import FeatureTensors
+from cacs_ray.features.spec import FeatureSpec, FieldSpec
+from cacs_ray.models.embeddings import module_key, num_rows
+
+GateKind = Literal["none", "fixed", "frequency", "learnt"]
+
+Counts = Mapping[str, np.ndarray]
+"""Vocabulary name -> impressions of each index as of training end, [size]."""
+
+GATE_HIDDEN = 8
+
+
+class GateConfig(Config):
+    """How identities are dropped."""
+
+    kind: GateKind
+    """none; fixed: always at `rate`; frequency: k / (k + impressions); learnt: a
+    small network that starts at the frequency rule and pays for leaving it."""
+    rate: float = Field(ge=0, lt=1)
+    """Probability of a drop, for `fixed`."""
+    half_impressions: float = Field(gt=0)
+    """k: a value shown k times is dropped half the time; `frequency`, `learnt`."""
+    relaxation: float = Field(gt=0)
+    """Temperature of the relaxed coin in training, for `learnt`; small is hard."""
+    kl_weight: float = Field(ge=0)
+    """Price of one nat away from the frequency rule, for `learnt`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateChoice:
+    """What a gate would do with some values, for its cost."""
+
+    keep_probability: Float[Tensor, " K"]
+    prior_probability: Float[Tensor, " K"]
+    is_seen: Bool[Tensor, " K"]
+
+
+class AdaptiveDropout(nn.Module):
+    """Factors for the embeddings of the id fields of creatives and ads.
+
+    In training a coin is thrown for each row and field: 1 keeps, 0 drops, nothing
+    is rescaled. In evaluation the factor is the probability of being kept. A value
+    without impressions is always dropped. Counts are part of the weights, so that
+    serving decides as training did.
+
+    Args:
+        spec: gives the sizes of the vocabularies.
+        fields: fields of the encoder it stands before; only those of kind `id` of
+            creatives and ads are gated.
+        config: the rule.
+        counts: impressions by vocabulary; None when weights will be loaded.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        fields: Sequence[FieldSpec],
+        config: GateConfig,
+        counts: Counts | None,
+    ):
+        super().__init__()
+        sided = [f for f in fields if f.of in ("creative", "ad")]
+        self.config = config
+        self.gated = tuple(f for f in sided if f.kind == "id")
+        self.content = tuple(f for f in sided if f.encoding == "vector")
+        self.networks = nn.ModuleDict()
+        for name in dict.fromkeys(field.vocabulary or "" for field in self.gated):
+            size = spec.vocabulary(name).size
+            self.register_buffer(_buffer(name), _seen(name, size, counts))
+        if config.kind == "learnt":
+            for field in self.gated:
+                self.networks[module_key(field.key)] = _network()
+
+    def forward(self, features: FeatureTensors) -> dict[str, Float[Tensor, " K"]]:
+        """Return field key -> factor of its embedding, for every gated field."""
+        return {field.key: self._factor(field, features) for field in self.gated}
+
+    def choices(self, features: FeatureTensors) -> list[GateChoice]:
+        """Return what a learnt gate decides per field; empty for other kinds."""
+        if self.config.kind != "learnt":
+            return []
+        chosen = []
+        for field in self.gated:
+            counts = self._counts(field, features)
+            logits = self._keep_logits(field, counts, features)
+            prior = self._prior_logits(counts).sigmoid()
+            chosen.append(GateChoice(logits.sigmoid(), prior, counts > 0))
+        return chosen
+
+    def _factor(self, field: FieldSpec, features: FeatureTensors) -> Tensor:
+        counts = self._counts(field, features)
+        is_seen = (counts > 0).to(counts.dtype)
+        logits = self._keep_logits(field, counts, features)
+        if not self.training or self.config.kind == "none":
+            return is_seen * logits.sigmoid()
+        if self.config.kind == "learnt":
+            coin = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6).logit()
+            return is_seen * ((logits + coin) / self.config.relaxation).sigmoid()
+        kept = torch.rand_like(logits) < logits.sigmoid()
+        return is_seen * kept.to(counts.dtype)
+
+    def _keep_logits(
+        self, field: FieldSpec, counts: Tensor, features: FeatureTensors
+    ) -> Tensor:
+        if self.config.kind == "none":
+            return torch.full_like(counts, torch.inf)
+        if self.config.kind == "fixed":
+            keep = torch.tensor(1.0 - self.config.rate)
+            return torch.full_like(counts, float(keep.logit()))
+        prior = self._prior_logits(counts)
+        if self.config.kind == "frequency":
+            return prior
+        inputs = torch.stack([counts.log1p(), self._has_content(features)], dim=-1)
+        change: Tensor = self.networks[module_key(field.key)](inputs)
+        return prior + change.squeeze(-1)
+
+    def _prior_logits(self, counts: Tensor) -> Tensor:
+        """Log-odds of n / (n + k); one impression is the least that can be seen."""
+        half = torch.tensor(self.config.half_impressions)
+        return counts.clamp(min=1.0).log() - half.log()
+
+    def _counts(self, field: FieldSpec, features: FeatureTensors) -> Tensor:
+        counts: Tensor = getattr(self, _buffer(field.vocabulary or ""))
+        return counts[features[field.key]]
+
+    def _has_content(self, features: FeatureTensors) -> Tensor:
+        """Share of a row's content fields that are known; 0 without such fields."""
+        known = [features[field.key][:, -1] for field in self.content]
+        if known:
+            return torch.stack(known).mean(0)
+        return torch.zeros(num_rows(features))
+
+
+def _network() -> nn.Sequential:
+    """Build a network that answers 0 until it is trained."""
+    last = nn.Linear(GATE_HIDDEN, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(2, GATE_HIDDEN), nn.Tanh(), last)
+
+
+def _buffer(vocabulary: str) -> str:
+    return f"counts_{module_key(vocabulary)}"
+
+
+def _seen(name: str, size: int, counts: Counts | None) -> Tensor:
+    """Check one vocabulary's counts; index 0 is never seen."""
+    if counts is None:
+        return torch.zeros(size)
+    if name not in counts or len(counts[name]) != size:
+        got = len(counts[name]) if name in counts else "none"
+        raise ValueError(f"counts of vocabulary {name!r}: expected {size}, got {got}")
+    seen = torch.from_numpy(np.array(counts[name], dtype=np.float32))
+    seen[0] = 0.0
+    return seen

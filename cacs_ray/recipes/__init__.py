@@ -1,0 +1,1 @@
+"""Whole runs by name: the walk from logs to a decision."""

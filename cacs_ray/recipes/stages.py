@@ -1,0 +1,98 @@
+"""Stages of a run: each writes one directory, whole or not at all, and only once.
+
+A stage's directory carries `stage.json` with a key: a digest of everything it was
+made from. Started again, a run goes on after the last stage whose key still holds.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cacs_ray import __version__
+from cacs_ray.data.files import atomic_directory, read_json
+from cacs_ray.tracking import RunLog
+
+log = logging.getLogger(__name__)
+
+StageBody = Callable[[Path, RunLog], Mapping[str, Any]]
+"""Fills a directory, logs to a run, returns figures for `stage.json`."""
+
+
+@dataclass
+class Stages:
+    """Runs stages in order under one directory and one parent run.
+
+    Args:
+        work: where the stages' directories stand.
+        run: the parent run; each executed stage becomes a child of it.
+    """
+
+    work: Path
+    run: RunLog
+    summaries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Figures by stage, seconds included."""
+    _keys: dict[str, str] = field(default_factory=dict)
+
+    def key(self, name: str) -> str:
+        """Digest of all that a finished stage was made from."""
+        return self._keys[name]
+
+    def stage(
+        self,
+        name: str,
+        made_from: Mapping[str, Any],
+        body: StageBody,
+        *,
+        after: tuple[str, ...] = (),
+    ) -> Path:
+        """Run one stage, unless the same one is there already.
+
+        Args:
+            name: directory under `work` and name of the child run.
+            made_from: JSON values that decide the outcome, beside earlier stages.
+            body: does the work.
+            after: stages whose outcome this one reads.
+
+        Returns:
+            The stage's directory.
+        """
+        parts = {
+            "version": __version__,
+            "from": made_from,
+            "after": [self._keys[earlier] for earlier in after],
+        }
+        text = json.dumps(parts, sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._keys[name] = key
+        directory = self.work / name
+        marker = directory / "stage.json"
+        if marker.is_file() and (kept := read_json(marker))["key"] == key:
+            log.info("%-11s done before, reused", name)
+            self.summaries[name] = kept["summary"]
+            return directory
+        log.info("%-11s ...", name)
+        started = time.monotonic()
+        with self.run.child(name) as child, atomic_directory(directory) as partial:
+            summary = dict(body(partial, child))
+            summary["seconds"] = round(time.monotonic() - started, 2)
+            child.metrics({"time/stage_seconds": summary["seconds"]}, step=0)
+            text = json.dumps({"key": key, "summary": summary}, default=str)
+            (partial / "stage.json").write_text(text)
+        log.info("%-11s %s", name, _in_short(summary))
+        self.summaries[name] = summary
+        return directory
+
+
+def _in_short(summary: Mapping[str, Any]) -> str:
+    """Say a stage's figures on one line."""
+    parts = [
+        f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value:,}"
+        for name, value in summary.items()
+        if isinstance(value, int | float) and name != "seconds"
+    ]
+    return "  ".join([f"{summary['seconds']:.1f} s", *parts])

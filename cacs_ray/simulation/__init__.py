@@ -1,0 +1,1 @@
+"""The synthetic ad market: its truth, its traffic, and what a decision is worth."""

@@ -1,0 +1,1 @@
+"""Runs in MLflow that never stop or slow the work they describe."""

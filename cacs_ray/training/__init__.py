@@ -1,0 +1,1 @@
+"""The stages that turn an encoded log into weights, on Ray Train."""

@@ -1,0 +1,1 @@
+"""The serving graph: gateway -> selector -> ranker -> auction, on Ray Serve."""

@@ -1,0 +1,162 @@
+"""Scores by handles, with a deadline; a stage that fails is replaced by a lower rung.
+
+    A candidate ads of one request   C creatives per list, padded with 0
+
+Rungs for the choice: the stage's scores, else the smoothed CTR of training (with
+equal counts that is the first live creative). Rungs for the CTR: the ranker's,
+else the last one it gave for that creative, else the smoothed CTR of training.
+Only scores are replaced: choice, exploration and auction go on as always.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from cacs_ray.decision.candidates import Candidates
+from cacs_ray.features.catalogue import Catalogue
+from serve.release import PageView
+from serve.stage import RemoteMethod, StageAnswer, Stages
+
+# A stage may use this much of the time left, so that the next one has some too.
+STAGE_SHARE = 0.6
+
+_logger = logging.getLogger(__name__)
+
+
+class LastPctr:
+    """The CTR that the ranker last gave for each creative."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        alpha, beta = catalogue.prior
+        self._pctr = (catalogue.clicks + alpha) / (
+            catalogue.impressions + alpha + beta
+        )
+        """float64 [K + 1]: until the ranker speaks, the smoothed CTR of training."""
+
+    def remember(self, creative_row: np.ndarray, pctr: np.ndarray) -> None:
+        """Keep what the ranker said; row 0 stands for no creative and is left out."""
+        is_known = creative_row > 0
+        self._pctr[creative_row[is_known]] = pctr[is_known]
+
+    def recall(self, creative_row: np.ndarray) -> np.ndarray:
+        """Return float64 [A]."""
+        recalled: np.ndarray = self._pctr[creative_row]
+        return recalled
+
+
+@dataclass(frozen=True, slots=True)
+class StageQuestion:
+    """What is the same in every call of one request."""
+
+    release: str
+    page: PageView
+    deadline_s: float
+    """On the clock of the event loop."""
+
+
+@dataclass(slots=True)
+class RemoteScorers:
+    """`Scorers` for one request, by handles; keeps what failed and how long it took."""
+
+    stages: Stages
+    catalogue: Catalogue
+    last_pctr: LastPctr
+    question: StageQuestion
+    failures: list[str] = field(default_factory=list)
+    """`<stage>_<how>`, in the order of failing."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time in each stage."""
+
+    async def selector_scores(self, candidates: Candidates) -> np.ndarray:
+        """float [A, C]: the student's scores, else the smoothed CTR."""
+        asked = self.stages.selector_scores
+        return await self._list_scores("selector", asked, candidates)
+
+    async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
+        """float [A, C]: the teacher's logits, else the smoothed CTR."""
+        asked = self.stages.teacher_scores
+        return await self._list_scores("teacher", asked, candidates)
+
+    async def pctr(
+        self, candidates: Candidates, creative_row: np.ndarray
+    ) -> np.ndarray:
+        """float64 [A]: the ranker's CTR, else the last known one."""
+        pctr = await self._ask("ranker", self.stages.pctr, creative_row)
+        if pctr is not None:
+            is_ctr = pctr.shape == (len(candidates.ad_ids),) and bool(
+                ((pctr >= 0) & (pctr <= 1)).all()
+            )
+            if is_ctr:
+                self.last_pctr.remember(creative_row, pctr)
+                return pctr
+            self.failures.append("ranker_not_finite")
+        return self.last_pctr.recall(creative_row)
+
+    async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """(clicks, impressions), float [A, C], as of the end of training."""
+        lists = candidates.creative_lists
+        return self.catalogue.clicks[lists], self.catalogue.impressions[lists]
+
+    def prior(self) -> tuple[float, float]:
+        """Beta prior of a creative's CTR."""
+        return self.catalogue.prior
+
+    async def _list_scores(
+        self, stage: str, asked: RemoteMethod, candidates: Candidates
+    ) -> np.ndarray:
+        scores = await self._ask(stage, asked, candidates.creative_lists)
+        mask = candidates.mask
+        if scores is not None:
+            if scores.shape == mask.shape and bool(np.isfinite(scores[mask]).all()):
+                return scores
+            self.failures.append(f"{stage}_not_finite")
+        clicks, impressions = await self.counts(candidates)
+        alpha, beta = self.catalogue.prior
+        smoothed: np.ndarray = (clicks + alpha) / (impressions + alpha + beta)
+        return smoothed
+
+    async def _ask(
+        self, stage: str, asked: RemoteMethod, creatives: np.ndarray
+    ) -> np.ndarray | None:
+        """Return a stage's scores, or None and why it has none."""
+        started = perf_counter()
+        left_s = self.question.deadline_s - asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._call(asked, creatives))
+        try:
+            await asyncio.wait({task}, timeout=max(0.0, STAGE_SHARE * left_s))
+        finally:
+            # Nothing that is past its deadline, or whose client left, keeps running.
+            task.cancel()
+            self.seconds[stage] = perf_counter() - started
+        failure = _failure(task, self.question.release)
+        if failure is not None:
+            self.failures.append(f"{stage}_{failure}")
+            return None
+        return task.result().scores
+
+    async def _call(self, asked: RemoteMethod, creatives: np.ndarray) -> StageAnswer:
+        answer = asked.remote(self.question.release, self.question.page, creatives)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # A handle's answer goes on in its replica unless it is told to stop.
+            cancel = getattr(answer, "cancel", None)
+            if cancel is not None:
+                cancel()
+            raise
+
+
+def _failure(task: "asyncio.Task[StageAnswer]", release: str) -> str | None:
+    """Return in one word why a call gave no scores, or None."""
+    if not task.done() or task.cancelled():
+        return "late"
+    error = task.exception()
+    if error is not None:
+        _logger.warning("a stage failed: %s: %s", type(error).__name__, error)
+        return "busy" if type(error).__name__ == "BackPressureError" else "failed"
+    answer = task.result()
+    is_ours = answer.release == release and answer.scores is not None
+    return None if is_ours else "other_release"

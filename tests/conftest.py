@@ -1,0 +1,61 @@
+"""What all tests share: markers by folder, closed sockets, one local Ray."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# A cluster or server of the developer must not be drawn into the tests.
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(name, None)
+
+TESTS = Path(__file__).parent
+MARKED_FOLDERS = ("ray", "e2e")
+RAY_CPUS = 3
+"""Logical: two for Train workers and one for the data they read."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder, so that nobody forgets a marker."""
+    for item in items:
+        if item.path.is_relative_to(TESTS):
+            folder = item.path.relative_to(TESTS).parts[0]
+            if folder in MARKED_FOLDERS:
+                item.add_marker(getattr(pytest.mark, folder))
+
+
+@pytest.fixture(autouse=True)
+def _closed_network(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refuse connections that leave the machine; unit tests may not connect at all."""
+    is_unit = not any(request.node.get_closest_marker(m) for m in MARKED_FOLDERS)
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        is_local = self.family == socket.AF_UNIX or (
+            isinstance(address, tuple)
+            and str(address[0]).startswith(("127.", "::1", "localhost"))
+        )
+        if not is_local:
+            pytest.fail(f"a test tried to leave the machine: {address}")
+        if is_unit and self.family != socket.AF_UNIX:
+            pytest.fail(f"a unit test tried to use the network: {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One private Ray for all tests that need one; nothing listens outside."""
+    from cacs_ray.cluster import start_ray
+
+    with start_ray(RAY_CPUS, object_store_bytes=200 * 2**20):
+        yield
