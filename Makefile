@@ -40,13 +40,13 @@ $(VENV)/bin/python:
 
 $(INSTALLED): requirements.lock | $(VENV)/bin/python
 	@echo "installing requirements.lock (some minutes the first time)"
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
 	  -r requirements.lock
 	@touch $@
 
 $(CONTENT_INSTALLED): requirements-content.lock $(INSTALLED)
 	@echo "installing requirements-content.lock"
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
 	  -r requirements.lock -r requirements-content.lock
 	@touch $@
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cacs_ray.data.files import atomic_directory, read_json, sha256_file
 from cacs_ray.errors import InputError
-from cacs_ray.features.batch import FeatureArrays, FeatureTensors, take_rows
+from cacs_ray.features.batch import FeatureArrays, FeatureTensors, as_index, take_rows
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.encode import (
     ContentEncoder,
@@ -36,7 +36,7 @@ from cacs_ray.features.encode import (
     with_blank_row,
 )
 from cacs_ray.features.kept import FittedFeatures, read_fitted, write_fitted
-from cacs_ray.features.text import encode_text_column
+from cacs_ray.features.request_text import encode_request_text
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
@@ -140,7 +140,9 @@ class Predictor:
             ranker=load_ranker(root / "ranker", fitted.spec, counts),
             teacher=load_ranker(root / "teacher", fitted.spec, counts),
             creative_vectors=torch.from_numpy(vectors),
-            calibration=Calibration.model_validate(read_json(root / "calibration.json")),
+            calibration=Calibration.model_validate(
+                read_json(root / "calibration.json")
+            ),
         )
 
     def with_entities(
@@ -203,7 +205,7 @@ class Predictor:
             self.fitted.spec,
             self.fitted.vocabularies,
             "request",
-            content=encode_text_column,
+            content=encode_request_text,
         )
         ad_rows = self.catalogue.ad_row(requests[Column.AD_ID].to_pylist())
         return Context(
@@ -212,7 +214,7 @@ class Predictor:
                 **take_rows(encoded, np.arange(len(heads))),
             },
             ad=take_rows(self.entities.ads, ad_rows),
-            request_index=torch.from_numpy(request_index),
+            request_index=as_index(request_index),
         )
 
     @torch.inference_mode()
@@ -232,7 +234,7 @@ class Predictor:
         scores = self.selector.score(
             users,
             self.creative_vectors,
-            torch.from_numpy(lists.astype(np.int64)),
+            as_index(lists),
         )
         return scores.numpy()
 
@@ -242,9 +244,20 @@ class Predictor:
         return self._rank(self.teacher, context, lists)
 
     @torch.inference_mode()
-    def ranker_logits(self, context: Context, creative_row: np.ndarray) -> np.ndarray:
-        """Uncalibrated logits of ads shown with one creative each, float32 [A]."""
-        return self._rank(self.ranker, context, creative_row[:, None])[:, 0]
+    def ranker_logits(
+        self, context: Context, lists: np.ndarray, slot: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return uncalibrated logits of the serving ranker.
+
+        Args:
+            context: A candidate ads.
+            lists: int [A, C] catalogue rows; 0 = creative unknown, or padding.
+            slot: int [A]; None leaves the position out, as decisions do.
+
+        Returns:
+            float32 [A, C].
+        """
+        return self._rank(self.ranker, context, lists, slot)
 
     def pctr(self, context: Context, creative_row: np.ndarray) -> np.ndarray:
         """Calibrated click probability in slot 0.
@@ -257,10 +270,16 @@ class Predictor:
         Returns:
             float64 [A], in (0, 1).
         """
-        logits = self.ranker_logits(context, creative_row)
+        logits = self.ranker_logits(context, creative_row[:, None])[:, 0]
         return self.calibration.probability(logits)
 
-    def _rank(self, model: Ranker, context: Context, lists: np.ndarray) -> np.ndarray:
+    def _rank(
+        self,
+        model: Ranker,
+        context: Context,
+        lists: np.ndarray,
+        slot: np.ndarray | None = None,
+    ) -> np.ndarray:
         parts = []
         for start in range(0, len(context), _BLOCK):
             rows = slice(start, start + _BLOCK)
@@ -270,7 +289,8 @@ class Predictor:
             logits = model(
                 context.joined(rows),
                 self.creative_features(distinct),
-                torch.from_numpy(index[:-1].reshape(lists[rows].shape)),
+                as_index(index[:-1].reshape(lists[rows].shape)),
+                None if slot is None else as_index(slot[rows]),
                 creative_vectors=self.creative_vectors[distinct],
             )
             parts.append(logits.numpy())

@@ -1,5 +1,6 @@
 """Where Ray runs: the cluster at hand, or a private one on this machine."""
 
+import importlib
 import logging
 import os
 import secrets
@@ -101,10 +102,9 @@ def start_ray(
 def _let_ray_read_its_environment_again() -> None:
     """Make switches hold that Ray read when it was imported, maybe long ago."""
     from ray._private import ray_constants
-    from ray._raylet import Config
 
     ray_constants.ENABLE_RAY_CLUSTER = False
-    Config.initialize("")
+    importlib.import_module("ray._raylet").Config.initialize("")
 
 
 def _object_store_bytes() -> int:

@@ -1,7 +1,7 @@
 """Configuration: frozen, documented, and refusing what it does not know."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import pydantic
@@ -45,6 +45,26 @@ class Config(BaseModel):
                 field=field,
                 rule=first["type"],
             ) from error
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, str | float | bool]:
+    """Return what `--set KEY=VALUE ...` says, for `Config.override`.
+
+    Raises:
+        InputError: a change has no `=`.
+
+    >>> parse_changes(["student.temperature=2", "seed=7"])
+    {'student.temperature': '2', 'seed': '7'}
+    """
+    parsed: dict[str, str | float | bool] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(
+                f"{change!r} is not KEY=VALUE", source="--set", rule="key_value"
+            )
+        parsed[key] = value
+    return parsed
 
 
 def _set_field(tree: dict[str, Any], dotted: str, value: object) -> None:

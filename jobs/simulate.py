@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from cacs_ray.command import run_job
-from cacs_ray.errors import InputError
+from cacs_ray.config import parse_changes
 from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.pictures import SHIPPED_PICTURES
 from cacs_ray.simulation.recipes import RECIPES, market_recipe
@@ -37,12 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def simulate(args: argparse.Namespace) -> dict[str, object]:
     """Write the market that the options describe."""
-    changes: dict[str, str | float | bool] = {}
-    for change in args.set:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"{change!r} is not KEY=VALUE", source="--set")
-        changes[key] = value
+    changes = parse_changes(args.set)
     if args.logging:
         changes["logging.policy"] = args.logging
     recipe = market_recipe(args.recipe).override(changes)

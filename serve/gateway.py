@@ -49,7 +49,11 @@ class Decided:
 
 
 class Gateway:
-    """Answers requests; plain Python, made a deployment in `app`."""
+    """Answers requests; plain Python, made a deployment in `app`.
+
+    Raises:
+        InputError: the release has no creatives.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,8 @@ class Gateway:
         self._last_pctr = LastPctr(release.catalogue)
         self._health: tuple[float, str | None] = (-np.inf, None)
         self._health_lock = asyncio.Lock()
+        # The first look into a catalogue sorts it: no request shall pay for it.
+        self._prepare(release.golden_request(datetime.now(UTC)))
 
     async def decide(
         self, request: DecideRequest, *, budget_s: float | None = None
@@ -137,10 +143,7 @@ class Gateway:
             self._log.close()
 
     async def _check_health(self) -> str | None:
-        try:
-            golden = self.release.golden_request(datetime.now(UTC))
-        except InputError as error:
-            return str(error)
+        golden = self.release.golden_request(datetime.now(UTC))
         decided = await self._decide(golden, _HEALTH_BUDGET_S)
         if len(decided.prepared.ad_rows) == 0:
             return "the golden request has no candidate"
@@ -149,17 +152,8 @@ class Gateway:
     async def _decide(self, request: DecideRequest, budget_s: float) -> Decided:
         started = perf_counter()
         deadline_s = asyncio.get_running_loop().time() + budget_s
-        page = self._page(request)
-        prepared = prepare_requests(
-            self.release.catalogue, _asked_table(request, page, self.release.columns)
-        )
+        page, prepared = self._prepare(request)
         candidates = prepared.candidates
-        if candidates.mask.sum() > MAX_CREATIVES:
-            raise InputError(
-                f"the ads have more than {MAX_CREATIVES} live creatives together",
-                field="candidates",
-                rule="too_many_creatives",
-            )
         scorers = RemoteScorers(
             self._stages,
             self.release.catalogue,
@@ -184,6 +178,20 @@ class Gateway:
             ),
             scorers.seconds,
         )
+
+    def _prepare(self, request: DecideRequest) -> tuple[PageView, PreparedRequests]:
+        """Apply the rules of asking that need no model."""
+        page = self._page(request)
+        prepared = prepare_requests(
+            self.release.catalogue, _asked_table(request, page, self.release.columns)
+        )
+        if prepared.candidates.mask.sum() > MAX_CREATIVES:
+            raise InputError(
+                f"the ads have more than {MAX_CREATIVES} live creatives together",
+                field="candidates",
+                rule="too_many_creatives",
+            )
+        return page, prepared
 
     async def _choose(
         self, request: DecideRequest, candidates: Candidates, scorers: RemoteScorers
@@ -230,9 +238,7 @@ def _asked_table(
     }
     table = requests_table(page, columns)
     for name, values in asked.items():
-        table = table.append_column(
-            name, pa.array(values, REQUESTS.field(name).type)
-        )
+        table = table.append_column(name, pa.array(values, REQUESTS.field(name).type))
     return table
 
 
@@ -263,7 +269,9 @@ def _decision_rows(
             CandidateDecision(
                 ad_id=candidates.ad_ids[ad],
                 creative_id=creative_ids[decisions.creative_row[ad]],
-                candidate_creative_ids=[creative_ids[row] for row in listed[listed > 0]],
+                candidate_creative_ids=[
+                    creative_ids[row] for row in listed[listed > 0]
+                ],
                 propensity=float(decisions.propensity[ad]),
                 selector_score=score if np.isfinite(score) else None,
                 pctr=float(decisions.pctr[ad]),

@@ -32,7 +32,7 @@ _PROBLEM_STATUSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An answer with status 4xx."""
 
     def __init__(self, status: int, error: str, *problems: Problem) -> None:
@@ -53,7 +53,7 @@ def create_http(gateway: Gateway) -> FastAPI:
     _add_decide(http, gateway)
     _add_operations(http, gateway)
     _add_documents(http)
-    http.add_exception_handler(Refusal, _refuse)
+    http.add_exception_handler(RefusalError, _refuse)
     http.add_exception_handler(RequestValidationError, _refuse_parameters)
     http.add_middleware(CountStatus, metrics=gateway.metrics)
     return http
@@ -89,7 +89,7 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
         try:
             decided = await gateway.decide(asked, budget_s=budget_s)
         except InputError as error:
-            raise Refusal(
+            raise RefusalError(
                 422,
                 "the request breaks a rule",
                 Problem(
@@ -149,18 +149,18 @@ async def _read_body(request: Request) -> bytes:
     """Read a JSON body of bounded size in bounded time."""
     content_type = request.headers.get("content-type", _JSON)
     if content_type.split(";")[0].strip().lower() != _JSON:
-        raise Refusal(415, f"the body must be {_JSON}")
+        raise RefusalError(415, f"the body must be {_JSON}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "the body must not be compressed")
+        raise RefusalError(415, "the body must not be compressed")
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_TIMEOUT_S):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    raise Refusal(413, f"the body exceeds {MAX_BODY_BYTES} bytes")
+                    raise RefusalError(413, f"the body exceeds {MAX_BODY_BYTES} bytes")
     except TimeoutError:
-        raise Refusal(408, "the body did not arrive in time") from None
+        raise RefusalError(408, "the body did not arrive in time") from None
     return bytes(body)
 
 
@@ -168,7 +168,7 @@ def _parse(body: bytes) -> DecideRequest:
     try:
         return DecideRequest.model_validate_json(body)
     except ValidationError as error:
-        raise Refusal(
+        raise RefusalError(
             422, "the request breaks its schema", *_problems(error.errors())
         ) from error
 
@@ -192,7 +192,7 @@ def _server_timing(decided: Decided) -> str:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    if not isinstance(error, Refusal):
+    if not isinstance(error, RefusalError):
         raise error
     return Response(error.report.model_dump_json(), error.status, media_type=_JSON)
 

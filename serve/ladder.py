@@ -16,6 +16,7 @@ from time import perf_counter
 import numpy as np
 
 from cacs_ray.decision.candidates import Candidates
+from cacs_ray.decision.creative_policy import smoothed_ctr
 from cacs_ray.features.catalogue import Catalogue
 from serve.release import PageView
 from serve.stage import RemoteMethod, StageAnswer, Stages
@@ -30,9 +31,8 @@ class LastPctr:
     """The CTR that the ranker last gave for each creative."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        alpha, beta = catalogue.prior
-        self._pctr = (catalogue.clicks + alpha) / (
-            catalogue.impressions + alpha + beta
+        self._pctr = smoothed_ctr(
+            catalogue.clicks, catalogue.impressions, catalogue.prior
         )
         """float64 [K + 1]: until the ranker speaks, the smoothed CTR of training."""
 
@@ -71,19 +71,19 @@ class RemoteScorers:
     """Time in each stage."""
 
     async def selector_scores(self, candidates: Candidates) -> np.ndarray:
-        """float [A, C]: the student's scores, else the smoothed CTR."""
+        """Return the student's scores, float [A, C], else the smoothed CTR."""
         asked = self.stages.selector_scores
         return await self._list_scores("selector", asked, candidates)
 
     async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
-        """float [A, C]: the teacher's logits, else the smoothed CTR."""
+        """Return the teacher's logits, float [A, C], else the smoothed CTR."""
         asked = self.stages.teacher_scores
         return await self._list_scores("teacher", asked, candidates)
 
     async def pctr(
         self, candidates: Candidates, creative_row: np.ndarray
     ) -> np.ndarray:
-        """float64 [A]: the ranker's CTR, else the last known one."""
+        """Return the ranker's CTR, float64 [A], else the last known one."""
         pctr = await self._ask("ranker", self.stages.pctr, creative_row)
         if pctr is not None:
             is_ctr = pctr.shape == (len(candidates.ad_ids),) and bool(
@@ -114,9 +114,7 @@ class RemoteScorers:
                 return scores
             self.failures.append(f"{stage}_not_finite")
         clicks, impressions = await self.counts(candidates)
-        alpha, beta = self.catalogue.prior
-        smoothed: np.ndarray = (clicks + alpha) / (impressions + alpha + beta)
-        return smoothed
+        return smoothed_ctr(clicks, impressions, self.catalogue.prior)
 
     async def _ask(
         self, stage: str, asked: RemoteMethod, creatives: np.ndarray

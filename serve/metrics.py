@@ -20,7 +20,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "cacs_requests", "HTTP answers by status.", ["status"], registry=self.registry
+            "cacs_requests",
+            "HTTP answers by status.",
+            ["status"],
+            registry=self.registry,
         )
         self.stage_seconds = Histogram(
             "cacs_stage_seconds",

@@ -1,6 +1,6 @@
 """What the gateway knows of a bundle: its id, its catalogue, the declared columns.
 
-    A candidate ads of one request
+A candidate ads of one request
 """
 
 import math
@@ -210,7 +210,10 @@ def _category(field: FieldSpec, value: object) -> str:
     """Whole numbers and flags become the text that a log column of them becomes."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str | int):
+    if isinstance(value, str):
+        return value
+    # Longer integers are no column's values, and slow to write out.
+    if isinstance(value, int) and abs(value) < 2**63:
         return str(value)
     raise _refusal(field, "must hold text or whole numbers", "wrong_type")
 
@@ -218,7 +221,7 @@ def _category(field: FieldSpec, value: object) -> str:
 def _number(field: FieldSpec, value: object) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # An integer beyond any float would raise in float().
-    if is_number and abs(value) < 1e300 and math.isfinite(value):  # type: ignore[arg-type, operator]
+    if is_number and abs(value) < 1e300 and math.isfinite(value):  # type: ignore[arg-type]
         return float(value)  # type: ignore[arg-type]
     raise _refusal(field, "must be a finite number", "wrong_type")
 

@@ -1,6 +1,6 @@
 """What the gateway and its stages say to each other, and how a stage starts.
 
-    A candidate ads of one request   C creatives per list, padded with 0
+A candidate ads of one request   C creatives per list, padded with 0
 """
 
 import asyncio
@@ -42,15 +42,15 @@ class StagePredictor(Protocol):
         ...
 
     def selector_scores(self, context: Any, lists: np.ndarray) -> np.ndarray:  # noqa: ANN401
-        """float [A, C]"""
+        """Return float [A, C]."""
         ...
 
     def teacher_scores(self, context: Any, lists: np.ndarray) -> np.ndarray:  # noqa: ANN401
-        """float [A, C]"""
+        """Return float [A, C]."""
         ...
 
     def pctr(self, context: Any, creative_row: np.ndarray) -> np.ndarray:  # noqa: ANN401
-        """float [A]"""
+        """Return float [A]."""
         ...
 
 
@@ -120,7 +120,9 @@ def golden_page(predictor: StagePredictor) -> tuple[PageView, np.ndarray]:
         InputError: the catalogue is empty.
     """
     catalogue = predictor.catalogue
-    release = Release(predictor.bundle_id, catalogue, predictor.fitted.spec.of("request"))
+    release = Release(
+        predictor.bundle_id, catalogue, predictor.fitted.spec.of("request")
+    )
     asked = release.golden_request(datetime.now(UTC))
     ts_us = microseconds(asked.request_ts or datetime.now(UTC))
     ad_ids = tuple(candidate.ad_id for candidate in asked.candidates)

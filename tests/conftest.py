@@ -1,7 +1,9 @@
 """What all tests share: markers by folder, closed sockets, one local Ray."""
 
 import os
+import shutil
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,16 @@ TESTS = Path(__file__).parent
 MARKED_FOLDERS = ("ray", "e2e")
 RAY_CPUS = 3
 """Logical: two for Train workers and one for the data they read."""
+
+
+LIBRARIES_WITH_OLD_HABITS = ("mlflow", "sqlalchemy", "alembic", "starlette")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let libraries deprecate each other; our own code stays strict."""
+    for name in LIBRARIES_WITH_OLD_HABITS:
+        line = f"ignore::DeprecationWarning:{name}"
+        config.addinivalue_line("filterwarnings", line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,3 +71,26 @@ def ray_local() -> Iterator[None]:
 
     with start_ray(RAY_CPUS, object_store_bytes=200 * 2**20):
         yield
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database made ready once: that takes seconds, a copy none."""
+    from cacs_ray.tracking.store import open_client
+
+    made = tmp_path_factory.mktemp("mlflow") / "made.db"
+    open_client(f"sqlite:///{made}")
+    template = made.with_name("template.db")
+    connection = sqlite3.connect(made)
+    connection.execute("vacuum into ?", (str(template),))
+    connection.close()
+    return template
+
+
+@pytest.fixture
+def mlflow_uri(mlflow_template: Path, tmp_path: Path) -> str:
+    """An empty tracking database of this test alone."""
+    database = tmp_path / "mlruns" / "mlflow.db"
+    database.parent.mkdir()
+    shutil.copy(mlflow_template, database)
+    return f"sqlite:///{database}"

@@ -1,6 +1,6 @@
 """Requests table -> candidates: the rules of asking, with the catalogue alone.
 
-    A rows of the table, one per candidate ad   R requests
+A rows of the table, one per candidate ad   R requests
 """
 
 from dataclasses import dataclass
@@ -145,9 +145,10 @@ def _restrict(
         wanted = catalogue.creative_row(ids)
         if rules[row] == "" and (wanted == 0).any():
             rules[row] = "unknown_creative"
-        elif rules[row] == "" and (
-            catalogue.creative_ad_row[wanted] != ad_rows[row]
-        ).any():
+        elif (
+            rules[row] == ""
+            and (catalogue.creative_ad_row[wanted] != ad_rows[row]).any()
+        ):
             rules[row] = "creative_of_other_ad"
         held = lists[row][np.isin(lists[row], wanted) & (lists[row] > 0)]
         lists[row] = 0

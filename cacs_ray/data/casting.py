@@ -180,10 +180,12 @@ def _to_integer(values: pa.Array, target: pa.DataType) -> pa.Array:
     except pa.ArrowException:
         pass
     if pa.types.is_integer(values.type):
-        bounds = np.iinfo(target.to_pandas_dtype())
-        low = max(bounds.min, np.iinfo(values.type.to_pandas_dtype()).min)
-        high = min(bounds.max, np.iinfo(values.type.to_pandas_dtype()).max)
-        fits = pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high))
+        ours, theirs = (np.iinfo(t.to_pandas_dtype()) for t in (target, values.type))
+        low, high = max(ours.min, theirs.min), min(ours.max, theirs.max)
+        fits = pc.and_(
+            pc.greater_equal(values, pa.scalar(low, values.type)),
+            pc.less_equal(values, pa.scalar(high, values.type)),
+        )
         return pc.if_else(fits, values, None).cast(target)
     numbers = _to_float(values, pa.float64())
     whole = pc.and_(

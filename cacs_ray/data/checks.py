@@ -20,7 +20,7 @@ from cacs_ray.data.declaration import (
     FeatureDeclaration,
     LayoutColumn,
 )
-from cacs_ray.data.reading import file_schema
+from cacs_ray.data.reading import TableFile, file_schema
 from cacs_ray.errors import InputError
 from cacs_ray.schema import KINDS, SIDES, Column, Kind
 
@@ -69,7 +69,8 @@ class DescriptionCheck:
             raise self._translate(error) from error
 
     def _translate(self, error: pydantic.ValidationError) -> InputError:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one; the misspelling says more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         place, name, given = _dotted(first["loc"]), first["loc"][-1], first["input"]
         if first["type"] == "extra_forbidden":
             model = _model_at(first["loc"])
@@ -194,16 +195,16 @@ class DescriptionCheck:
                     )
 
     def file_columns(self, dataset: Dataset, table: str) -> None:
-        """Check the first file of a table against what is declared of it."""
+        """Check the first readable file of a table against what is declared of it."""
         files = dataset.files(table)
         if not files:
             what = "empty log" if table == "impressions" else "empty table"
             raise InputError(
                 f"{what}: no files", source=dataset.tables[table], rule="empty_log"
             )
-        schema = file_schema(files[0])
+        file, schema = _first_readable(files)
         for column in dataset.layout(table):
-            check_column(column, schema, source=files[0].path, table=table)
+            check_column(column, schema, source=file.path, table=table)
 
 
 def check_column(
@@ -263,6 +264,19 @@ def _can_hold(kind: Kind, column: pa.DataType) -> bool:
     if kind == "image":
         return is_bytes
     return not (is_list or is_bytes or pa.types.is_struct(column))
+
+
+def _first_readable(files: Sequence[TableFile]) -> tuple[TableFile, pa.Schema]:
+    """Find a file whose schema can be read.
+
+    The unreadable ones before it are left for validation, which lists them all.
+    """
+    for file in files[:-1]:
+        try:
+            return file, file_schema(file)
+        except InputError:
+            continue
+    return files[-1], file_schema(files[-1])
 
 
 def _dotted(parts: Sequence[int | str]) -> str:

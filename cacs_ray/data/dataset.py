@@ -42,7 +42,7 @@ def read_dataset(directory_or_yaml: str | Path) -> Dataset:
             is not in its table's first file.
     """
     path = Path(os.path.abspath(os.fspath(directory_or_yaml)))
-    if path.is_dir():
+    if path.suffix not in (".yaml", ".yml"):
         path = path / DATASET_FILE
     check = DescriptionCheck(str(path))
     described = check.parse(_load_yaml(path))

@@ -180,3 +180,26 @@ def _hash_file(digest: Any, file: TableFile, table: str) -> None:  # noqa: ANN40
         digest.update(stream.read(_EDGE_BYTES))
         stream.seek(size - _EDGE_BYTES)
         digest.update(stream.read())
+
+
+def table_schema(
+    layout: tuple[LayoutColumn, ...], found: pa.Schema | None = None
+) -> pa.Schema:
+    """Return the schema of a checked table; required columns admit no null.
+
+    Args:
+        layout: its columns.
+        found: a table's schema that settles the type of image columns, which
+            may be text or bytes; text without it.
+    """
+    return pa.schema(
+        [
+            pa.field(
+                column.name,
+                column.type
+                or (found.field(column.name).type if found else pa.string()),
+                nullable=not column.is_required,
+            )
+            for column in layout
+        ]
+    )

@@ -7,6 +7,7 @@ asked, in which order, and what is done with the answers.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -91,7 +92,7 @@ async def decide(
             the wrong shape or a number that is not finite (or, for the ranker, not
             a probability); or an ad has no creative.
     """
-    if not (candidates.mask.any(1) | (candidates.pinned > 0)).all():
+    if not candidates.mask.any(1).all():
         raise ValueError("candidates: every ad needs at least one creative")
     outcome = await _ORDERS[settings.policy](candidates, scorers, settings)
     allocation = allocate_slots(
@@ -181,7 +182,9 @@ async def _select_thompson(
         for column in await scorers.counts(candidates)
     )
     probabilities = np.zeros(mask.shape)
-    generators = creative_policy.request_generators(candidates.request_ids)
+    generators = creative_policy.request_generators(
+        candidates.request_ids, purpose="posterior"
+    )
     for ads, rng in zip(_ads_by_request(candidates), generators, strict=True):
         probabilities[ads] = creative_policy.thompson_probabilities(
             counts[0][ads], counts[1][ads], mask[ads], scorers.prior(), rng
@@ -225,7 +228,9 @@ def _choose(
 def _uniforms(candidates: Candidates) -> np.ndarray:
     """One number in [0, 1) per ad, from the generator of its request."""
     uniforms = np.zeros(len(candidates.request_index))
-    generators = creative_policy.request_generators(candidates.request_ids)
+    generators = creative_policy.request_generators(
+        candidates.request_ids, purpose="choice"
+    )
     for ads, rng in zip(_ads_by_request(candidates), generators, strict=True):
         uniforms[ads] = rng.random(ads.stop - ads.start)
     return uniforms
@@ -234,7 +239,7 @@ def _uniforms(candidates: Candidates) -> np.ndarray:
 def _ads_by_request(candidates: Candidates) -> list[slice]:
     requests = np.arange(len(candidates.request_ids) + 1)
     edges = np.searchsorted(candidates.request_index, requests).tolist()
-    return [slice(*pair) for pair in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(*pair) for pair in itertools.pairwise(edges)]
 
 
 def _unknown_creative(candidates: Candidates) -> np.ndarray:

@@ -142,20 +142,23 @@ def epsilon_greedy(
     return draw_choice(epsilon_greedy_probabilities(scores, mask, epsilon), uniforms)
 
 
-def request_generators(request_ids: Sequence[str]) -> list[np.random.Generator]:
-    """Return one generator per request, seeded by its id alone.
+def request_generators(
+    request_ids: Sequence[str], *, purpose: str
+) -> list[np.random.Generator]:
+    """Return one generator per request, seeded by its id and the purpose alone.
 
     A decision then depends on nothing but its own request: a replay, another batch
-    or another replica repeats the choice and its propensity.
+    or another replica repeats the choice and its propensity. Draws for different
+    purposes (at most 16 bytes of name) are independent of each other.
     """
+    person = purpose.encode()
     return [
-        np.random.default_rng(
-            int.from_bytes(
-                hashlib.blake2b(
-                    request_id.encode("utf-8", "surrogatepass"), digest_size=16
-                ).digest(),
-                "little",
-            )
-        )
+        np.random.default_rng(int.from_bytes(_digest(request_id, person), "little"))
         for request_id in request_ids
     ]
+
+
+def _digest(request_id: str, person: bytes) -> bytes:
+    # An id from outside may hold a lone surrogate; it must not stop a decision.
+    text = request_id.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16, person=person).digest()

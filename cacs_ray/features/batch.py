@@ -167,5 +167,10 @@ def take_rows(arrays: FeatureArrays, rows: np.ndarray) -> FeatureTensors:
     }
 
 
+def as_index(array: np.ndarray) -> Tensor:
+    """Return integers as an int64 tensor."""
+    return _as_tensor(array, np.int64)
+
+
 def _as_tensor(array: np.ndarray, dtype: type) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))

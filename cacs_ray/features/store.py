@@ -200,8 +200,14 @@ def _place_explicit_lists(
     block: dict[str, np.ndarray], known: dict[str, int], catalogue: Catalogue
 ) -> None:
     """Give lists that the log states a row after the catalogue's versions."""
+    stated = np.flatnonzero(block["list_row"] < 0)
+    if len(stated) == 0:
+        return
     base = len(catalogue.version_lists)
-    for row in np.flatnonzero(block["list_row"] < 0):
+    # Blocks come from shared memory, which is read-only.
+    block["list_row"] = block["list_row"].copy()
+    block["shown_index"] = block["shown_index"].copy()
+    for row in stated:
         text = str(block["explicit"][row])
         block["list_row"][row] = base + known.setdefault(text, len(known))
         block["shown_index"][row] = json.loads(text).index(int(block["shown"][row]))

@@ -108,7 +108,7 @@ def normalised_gain(value: float, random: float, oracle: float) -> float:
 
     NaN when the oracle is no better than random choice.
 
-    >>> normalised_gain(0.03, random=0.02, oracle=0.04)
+    >>> normalised_gain(3.0, random=2.0, oracle=4.0)
     0.5
     """
     if not oracle > random:

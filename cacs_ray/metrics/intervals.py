@@ -31,17 +31,39 @@ class Intervals:
 
 
 def sum_by_cluster(
-    columns: Float[np.ndarray, "N S"], cluster: Int[np.ndarray, " N"]
+    columns: Float[np.ndarray, "N S"],
+    cluster: Int[np.ndarray, " N"],
+    *,
+    size: int | None = None,
 ) -> Float[np.ndarray, "K S"]:
-    """Sum rows by cluster number; clusters are 0 .. max.
+    """Sum rows by cluster number; clusters are 0 .. size-1, by default 0 .. max.
 
     >>> sum_by_cluster(np.array([[1.0], [2.0], [4.0]]), np.array([0, 1, 0]))
     array([[5.],
            [2.]])
     """
-    size = int(cluster.max(initial=-1)) + 1
+    size = int(cluster.max(initial=-1)) + 1 if size is None else size
     sums = [np.bincount(cluster, column, minlength=size) for column in columns.T]
     return np.stack(sums, axis=1) if sums else np.zeros((size, 0))
+
+
+def pool_clusters(
+    cluster: Int[np.ndarray, " N"], *, limit: int = 4000, seed: int = 0
+) -> Int[np.ndarray, " N"]:
+    """Number clusters 0 .. K-1; more than `limit` are thrown together at random.
+
+    Groups of independent clusters are independent again, so intervals keep their
+    meaning, while the bootstrap of a log with a million requests stays cheap.
+
+    >>> pool_clusters(np.array([7, 9, 7])).tolist()
+    [0, 1, 0]
+    """
+    distinct, number = np.unique(cluster, return_inverse=True)
+    if len(distinct) <= limit:
+        return number
+    pooled = np.random.default_rng(seed).permutation(len(distinct)) % limit
+    pooled_rows: np.ndarray = pooled[number]
+    return pooled_rows
 
 
 def cluster_bootstrap(

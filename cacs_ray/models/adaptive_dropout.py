@@ -7,6 +7,7 @@ much of its embedding to trust. Content and category fields are never dropped.
     K  rows (distinct creatives of a batch, or ads)
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 from cacs_ray.config import Config
 from cacs_ray.features.batch import FeatureTensors
 from cacs_ray.features.spec import FeatureSpec, FieldSpec
-from cacs_ray.models.embeddings import module_key, num_rows
+from cacs_ray.models.embeddings import module_key
+from cacs_ray.schema import Side
 
 GateKind = Literal["none", "fixed", "frequency", "learnt"]
 
 Counts = Mapping[str, np.ndarray]
 """Vocabulary name -> impressions of each index as of training end, [size]."""
 
+SIDES: tuple[Side, ...] = ("creative", "ad")
 GATE_HIDDEN = 8
 
 
@@ -77,9 +80,9 @@ class AdaptiveDropout(nn.Module):
         fields: Sequence[FieldSpec],
         config: GateConfig,
         counts: Counts | None,
-    ):
+    ) -> None:
         super().__init__()
-        sided = [f for f in fields if f.of in ("creative", "ad")]
+        sided = [f for f in fields if f.of in SIDES]
         self.config = config
         self.gated = tuple(f for f in sided if f.kind == "id")
         self.content = tuple(f for f in sided if f.encoding == "vector")
@@ -91,16 +94,31 @@ class AdaptiveDropout(nn.Module):
             for field in self.gated:
                 self.networks[module_key(field.key)] = _network()
 
-    def forward(self, features: FeatureTensors) -> dict[str, Float[Tensor, " K"]]:
-        """Return field key -> factor of its embedding, for every gated field."""
-        return {field.key: self._factor(field, features) for field in self.gated}
+    def forward(
+        self, features: FeatureTensors, sides: tuple[Side, ...] = SIDES
+    ) -> dict[str, Float[Tensor, " K"]]:
+        """Return field key -> factor of its embedding, for the gated fields.
 
-    def choices(self, features: FeatureTensors) -> list[GateChoice]:
+        Args:
+            features: encoded rows that hold all gated fields of these sides.
+            sides: which sides' fields are wanted.
+        """
+        return {
+            field.key: self._factor(field, features)
+            for field in self.gated
+            if field.of in sides
+        }
+
+    def choices(
+        self, features: FeatureTensors, sides: tuple[Side, ...] = SIDES
+    ) -> list[GateChoice]:
         """Return what a learnt gate decides per field; empty for other kinds."""
         if self.config.kind != "learnt":
             return []
         chosen = []
         for field in self.gated:
+            if field.of not in sides:
+                continue
             counts = self._counts(field, features)
             logits = self._keep_logits(field, counts, features)
             prior = self._prior_logits(counts).sigmoid()
@@ -125,30 +143,29 @@ class AdaptiveDropout(nn.Module):
         if self.config.kind == "none":
             return torch.full_like(counts, torch.inf)
         if self.config.kind == "fixed":
-            keep = torch.tensor(1.0 - self.config.rate)
-            return torch.full_like(counts, float(keep.logit()))
+            return torch.full_like(counts, 1.0 - self.config.rate).logit()
         prior = self._prior_logits(counts)
         if self.config.kind == "frequency":
             return prior
-        inputs = torch.stack([counts.log1p(), self._has_content(features)], dim=-1)
+        has_content = self._has_content(counts, features)
+        inputs = torch.stack([counts.log1p(), has_content], dim=-1)
         change: Tensor = self.networks[module_key(field.key)](inputs)
         return prior + change.squeeze(-1)
 
     def _prior_logits(self, counts: Tensor) -> Tensor:
         """Log-odds of n / (n + k); one impression is the least that can be seen."""
-        half = torch.tensor(self.config.half_impressions)
-        return counts.clamp(min=1.0).log() - half.log()
+        return counts.clamp(min=1.0).log() - math.log(self.config.half_impressions)
 
     def _counts(self, field: FieldSpec, features: FeatureTensors) -> Tensor:
         counts: Tensor = getattr(self, _buffer(field.vocabulary or ""))
         return counts[features[field.key]]
 
-    def _has_content(self, features: FeatureTensors) -> Tensor:
+    def _has_content(self, counts: Tensor, features: FeatureTensors) -> Tensor:
         """Share of a row's content fields that are known; 0 without such fields."""
-        known = [features[field.key][:, -1] for field in self.content]
+        known = [features[f.key][:, -1] for f in self.content if f.key in features]
         if known:
             return torch.stack(known).mean(0)
-        return torch.zeros(num_rows(features))
+        return torch.zeros_like(counts)
 
 
 def _network() -> nn.Sequential:

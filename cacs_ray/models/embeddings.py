@@ -1,7 +1,7 @@
 """Encoded fields -> numbers: one table per vocabulary, one projection per vector.
 
-    N  rows (requests, ads or creatives)   L  values per list field
-    D  embedding width
+N  rows (requests, ads or creatives)   L  values per list field
+D  embedding width
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,9 @@ class EmbeddingTables(nn.Module):
     Row 0 (unknown or missing) is zero and stays zero.
     """
 
-    def __init__(self, spec: FeatureSpec, fields: Sequence[FieldSpec], dim: int):
+    def __init__(
+        self, spec: FeatureSpec, fields: Sequence[FieldSpec], dim: int
+    ) -> None:
         super().__init__()
         names = dict.fromkeys(f.vocabulary for f in fields if f.vocabulary is not None)
         self.dim = dim
@@ -56,10 +58,10 @@ class EmbeddingTables(nn.Module):
                 for name in names
             }
         )
-        for table in self.tables.values():
-            with torch.no_grad():
-                table.weight.normal_(std=INITIAL_SCALE)
-                table.weight[0] = 0.0
+        with torch.no_grad():
+            for weight in self.tables.parameters():
+                weight.normal_(std=INITIAL_SCALE)
+                weight[0] = 0.0
 
     def forward(
         self, field: FieldSpec, index: Int[Tensor, "*N"]
@@ -81,10 +83,12 @@ class FieldEncoder(nn.Module):
     towers of a model share them. Without any field the output is a constant 1.
     """
 
-    def __init__(self, fields: Sequence[FieldSpec], widths: Widths):
+    def __init__(self, fields: Sequence[FieldSpec], widths: Widths) -> None:
         super().__init__()
         self.fields = tuple(fields)
         self.projections = nn.ModuleDict()
+        self.constant: Tensor
+        self.register_buffer("constant", torch.ones(1, 1), persistent=False)
         width = 0
         for field in self.fields:
             is_content = field.encoding == "vector"
@@ -113,7 +117,7 @@ class FieldEncoder(nn.Module):
             `features` is empty.
         """
         if not self.fields:
-            return torch.ones(num_rows(features), 1)
+            return self.constant.expand(num_rows(features), 1)
         parts = []
         for field in self.fields:
             part = self._encode(field, features[field.key], tables)

@@ -69,7 +69,7 @@ class Selector(nn.Module):
 
     def __init__(
         self, spec: FeatureSpec, config: SelectorConfig, counts: Counts | None = None
-    ):
+    ) -> None:
         super().__init__()
         self.config = config
         user_fields = spec.of("user", "request")

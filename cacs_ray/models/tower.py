@@ -15,7 +15,9 @@ class Tower(nn.Module):
     towers starts as a bilinear model of the fields.
     """
 
-    def __init__(self, num_inputs: int, hidden: int, num_outputs: int, scale: float):
+    def __init__(
+        self, num_inputs: int, hidden: int, num_outputs: int, scale: float
+    ) -> None:
         super().__init__()
         self.hidden = nn.Linear(num_inputs, hidden)
         self.out = nn.Linear(hidden, num_outputs)
@@ -38,7 +40,7 @@ class PositionLogit(nn.Module):
     count as the last.
     """
 
-    def __init__(self, num_slots: int):
+    def __init__(self, num_slots: int) -> None:
         super().__init__()
         self.beyond_first = nn.Parameter(torch.zeros(num_slots - 1))
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from cacs_ray import __version__
 from cacs_ray.data.files import atomic_directory, read_json
-from cacs_ray.tracking import RunLog
+from cacs_ray.tracking.client import Run
 
 log = logging.getLogger(__name__)
 
-StageBody = Callable[[Path, RunLog], Mapping[str, Any]]
+StageBody = Callable[[Path, Run], Mapping[str, Any]]
 """Fills a directory, logs to a run, returns figures for `stage.json`."""
 
 
@@ -33,7 +33,7 @@ class Stages:
     """
 
     work: Path
-    run: RunLog
+    run: Run
     summaries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """Figures by stage, seconds included."""
     _keys: dict[str, str] = field(default_factory=dict)
@@ -49,6 +49,7 @@ class Stages:
         body: StageBody,
         *,
         after: tuple[str, ...] = (),
+        leaves: tuple[Path, ...] = (),
     ) -> Path:
         """Run one stage, unless the same one is there already.
 
@@ -57,6 +58,7 @@ class Stages:
             made_from: JSON values that decide the outcome, beside earlier stages.
             body: does the work.
             after: stages whose outcome this one reads.
+            leaves: what it writes elsewhere; when missing, the stage runs again.
 
         Returns:
             The stage's directory.
@@ -71,7 +73,8 @@ class Stages:
         self._keys[name] = key
         directory = self.work / name
         marker = directory / "stage.json"
-        if marker.is_file() and (kept := read_json(marker))["key"] == key:
+        is_whole = marker.is_file() and all(path.exists() for path in leaves)
+        if is_whole and (kept := read_json(marker))["key"] == key:
             log.info("%-11s done before, reused", name)
             self.summaries[name] = kept["summary"]
             return directory

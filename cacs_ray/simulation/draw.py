@@ -23,7 +23,7 @@ CATEGORY_NAMES: Final = (
     "wine", "cheese", "snacks", "flights", "hotels", "insurance", "courses", "music",
 )  # fmt: skip
 
-_TASTE_SHARES: Final = {"age": 0.3, "region": 0.2, "topic": 0.2, "own": 0.3}
+_TASTE_SHARES: Final = {"age": 0.35, "region": 0.2, "topic": 0.25, "own": 0.2}
 """Shares of the variance of taste; `own` is learnt from a user's clicks alone."""
 _AD_STYLE_SHARE: Final = 0.3
 """Share of the variance of style that all creatives of an ad have in common."""

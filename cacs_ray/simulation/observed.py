@@ -216,9 +216,12 @@ def _embeddings(market: Market, rng: np.random.Generator) -> pa.Array:
     hidden[:, :width] *= population.embedding_noise
     hidden[:, :width] += market.creative_style
     vectors = hidden @ rotation.astype(np.float32)
-    missing = pa.array(_missing(market, count, rng))
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), size)
-    return pc.if_else(missing, pa.scalar(None, rows.type), rows)
+    known = ~_missing(market, count, rng)
+    # Not fixed_size_list: pyarrow cannot read back a null one from Parquet.
+    ends = np.concatenate([[0], np.cumsum(known * size)]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(ends), pa.array(vectors[known].ravel()), mask=pa.array(~known)
+    )
 
 
 def _titles(market: Market, rng: np.random.Generator) -> pa.Array:

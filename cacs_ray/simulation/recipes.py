@@ -73,7 +73,7 @@ class TrafficRecipe(Config):
     num_next_requests: int = Field(default=3000, ge=1)
     """Requests of the day after the log, kept with the truth."""
     user_zipf: float = Field(default=0.6, ge=0)
-    ad_zipf: float = Field(default=1.0, ge=0)
+    ad_zipf: float = Field(default=0.85, ge=0)
     topic_share: float = Field(default=0.5, ge=0, le=1)
     """Share of candidate ads drawn from the user's topics."""
     score_noise: float = Field(default=0.6, ge=0)

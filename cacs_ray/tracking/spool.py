@@ -84,6 +84,8 @@ class Spool:
 
     def close(self) -> bool:
         """Give the file up; remove it and return True if all has been delivered."""
+        if self._stream.closed:
+            return not self.path.exists()
         records, _ = self.pending()
         if not records:
             self.path.unlink(missing_ok=True)

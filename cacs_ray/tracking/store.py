@@ -13,16 +13,20 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from cacs_ray.tracking.spool import Record
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 _log = logging.getLogger(__name__)
 
 RUN_KEY_TAG = "cacs.run"
 """Tag with our own key of a run, by which a replay finds it again."""
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -33,6 +37,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+"""Switches of every process that uses MLflow: no calls home, no noise, no waiting."""
 
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 """Answers that the same request would get again."""
@@ -44,14 +49,16 @@ def default_uri() -> str:
     return named or f"sqlite:///{Path.cwd() / 'mlruns' / 'mlflow.db'}"
 
 
-def mlflow_module(name: str) -> Any:
+def mlflow_module(name: str) -> ModuleType:
     """Return a module of MLflow, imported with its switches set beforehand."""
-    for variable, value in _ENVIRONMENT.items():
+    for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    return importlib.import_module(f"mlflow.{name}")
+    module = importlib.import_module(f"mlflow.{name}")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return module
 
 
-def open_client(uri: str) -> Any:
+def open_client(uri: str) -> "MlflowClient":
     """Return an `MlflowClient` for a server, or for a database made ready first.
 
     Args:
@@ -85,7 +92,7 @@ class MlflowStore:
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.client = open_client(uri)
-        self.experiment_id = _experiment_id(self.client, uri, experiment)
+        self.experiment_id = experiment_id(self.client, uri, experiment)
         self._run_ids: dict[str, str] = {}
 
     def apply(self, records: Sequence[Record]) -> None:
@@ -195,7 +202,7 @@ class MlflowStore:
         self.client.log_inputs(run_id, inputs)
 
 
-def _experiment_id(client: Any, uri: str, name: str) -> str:
+def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     """Return the experiment's id, creating it with an absolute place for files."""
     exceptions = mlflow_module("exceptions")
     found = client.get_experiment_by_name(name)

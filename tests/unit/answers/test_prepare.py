@@ -73,7 +73,10 @@ def test_a_restriction_and_a_pin_are_kept():
 
 def test_rows_of_one_request_come_together():
     asked = rows(
-        {}, {"request_id": "r2"}, {"ad_id": "shoe"}, {"request_id": "r2", "ad_id": "shoe"}
+        {},
+        {"request_id": "r2"},
+        {"ad_id": "shoe"},
+        {"request_id": "r2", "ad_id": "shoe"},
     )
     candidates = prepare_requests(SHOP, asked).candidates
     assert candidates.request_ids == ("r1", "r2")

@@ -1,0 +1,108 @@
+"""Decisions joined with clicks -> impressions: the circle closes in data.
+
+A decision with a slot was shown. It is clicked when a click on its request and
+ad came within [request_ts, request_ts + attribution window).
+"""
+
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from cacs_ray.config import Config
+from cacs_ray.schema import CLICKS, DECISIONS, IMPRESSIONS, Column
+
+_KEY: Final = (Column.REQUEST_ID, Column.AD_ID)
+_DELAY: Final = "delay"
+
+
+class ClickCounts(Config):
+    """What became of the clicks; the five numbers add up to all of them."""
+
+    attributed: int
+    """Made an impression a clicked one."""
+    duplicate: int
+    """On an impression that was clicked already, within the window."""
+    late: int
+    """At or after the end of the attribution window."""
+    too_early: int
+    """Before the request: a clock is wrong."""
+    unknown: int
+    """On nothing that was shown, or without ids or time."""
+
+
+def join_feedback(
+    decisions: pa.Table, clicks: pa.Table, *, attribution_window_s: float
+) -> pa.Table:
+    """Turn decisions and clicks into an impressions table of the log contract.
+
+    Args:
+        decisions: in `schema.DECISIONS`, declared request columns behind.
+        clicks: in `schema.CLICKS`, in any order, repeats allowed.
+        attribution_window_s: seconds in which a click counts, > 0.
+
+    Returns:
+        One row per decision with a slot, in their order: the contract's columns
+        (`weight` null) and the request columns as they were seen.
+
+    Raises:
+        ValueError: the window is not positive.
+    """
+    shown = _shown(decisions)
+    matched = _matched(shown, clicks, attribution_window_s)
+    counted = matched.filter(pl.col("is_inside")).select(_KEY).unique()
+    keys = shown.select(
+        pl.struct(_KEY).is_in(counted.select(pl.struct(_KEY)).to_series().implode())
+    )
+    declared = [name for name in decisions.column_names if name not in DECISIONS.names]
+    impressions = shown.with_columns(
+        keys.to_series().alias(Column.IS_CLICKED),
+        pl.lit(None, dtype=pl.Float64).alias(Column.WEIGHT),
+    ).select([*IMPRESSIONS.names, *declared])
+    fields = [decisions.schema.field(name) for name in declared]
+    return impressions.to_arrow().cast(pa.schema([*IMPRESSIONS, *fields]))
+
+
+def count_clicks(
+    decisions: pa.Table, clicks: pa.Table, *, attribution_window_s: float
+) -> ClickCounts:
+    """Count what `join_feedback` does with each click; same arguments."""
+    matched = _matched(_shown(decisions), clicks, attribution_window_s)
+    inside = matched.filter(pl.col("is_inside"))
+    attributed = inside.select(_KEY).n_unique()
+    early = matched.filter(pl.col(_DELAY) < pl.duration()).height
+    return ClickCounts(
+        attributed=attributed,
+        duplicate=inside.height - attributed,
+        late=matched.height - inside.height - early,
+        too_early=early,
+        unknown=clicks.num_rows - matched.height,
+    )
+
+
+def _shown(decisions: pa.Table) -> pl.DataFrame:
+    return pl.DataFrame(decisions).filter(pl.col(Column.SLOT).is_not_null())
+
+
+def _matched(
+    shown: pl.DataFrame, clicks: pa.Table, attribution_window_s: float
+) -> pl.DataFrame:
+    """Keep the clicks on something shown, with their delay after the request."""
+    if not attribution_window_s > 0:
+        raise ValueError(f"the window must be positive, got {attribution_window_s}")
+    window = pl.duration(microseconds=round(attribution_window_s * 1e6))
+    requests = shown.select(*_KEY, Column.REQUEST_TS).unique(
+        subset=list(_KEY), keep="first", maintain_order=True
+    )
+    delay = pl.col(Column.CLICK_TS) - pl.col(Column.REQUEST_TS)
+    return (
+        pl.DataFrame(clicks.select(CLICKS.names))
+        .drop_nulls()
+        .join(requests, on=list(_KEY), how="inner")
+        .with_columns(delay.alias(_DELAY))
+        .with_columns(
+            ((pl.col(_DELAY) >= pl.duration()) & (pl.col(_DELAY) < window)).alias(
+                "is_inside"
+            )
+        )
+    )

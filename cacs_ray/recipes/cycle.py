@@ -1,0 +1,328 @@
+"""The whole walk: validate, features, teacher, soft labels, student, ranker, bundle,
+evaluation. Each stage is one method; what it made is one directory.
+"""  # noqa: D205
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cacs_ray import __version__
+from cacs_ray.bundle import (
+    BundleParts,
+    Entities,
+    Predictor,
+    creative_vectors,
+    write_bundle,
+)
+from cacs_ray.cluster import start_ray
+from cacs_ray.data.dataset import Dataset, read_dataset
+from cacs_ray.data.logs import ValidatedLog, validate_log
+from cacs_ray.data.splits import Windows, split_windows
+from cacs_ray.features.fit import TrainingWindow, fit_features
+from cacs_ray.features.store import open_encoded, open_fitted, write_store
+from cacs_ray.models.calibration import Calibration
+from cacs_ray.models.saved import load_selector
+from cacs_ray.recipes.config import CycleConfig
+from cacs_ray.recipes.content import DatasetContent, require_encoders
+from cacs_ray.recipes.report import report_cycle
+from cacs_ray.recipes.score import calibrate
+from cacs_ray.recipes.stages import Stages
+from cacs_ray.schema import Column, Side
+from cacs_ray.tracking.client import Run, Tracker
+from cacs_ray.training.ranker import train_ranker
+from cacs_ray.training.soft_labels import write_soft_labels
+from cacs_ray.training.stage import Launch, StageInput, TrainResult
+from cacs_ray.training.student import SoftLabelFiles, train_student
+from cacs_ray.training.teacher import train_teacher
+
+log = logging.getLogger(__name__)
+
+
+def run_cycle(
+    logs: str | Path,
+    out: str | Path,
+    config: CycleConfig,
+    *,
+    tracking_uri: str | None = None,
+) -> dict[str, Any]:
+    """Run every stage that is not done yet, from logs to a bundle and its report.
+
+    Args:
+        logs: a contract dataset.
+        out: the run's directory; `bundle/`, `report.json`, `report.html` and
+            `rejects/` are for the user, `work/` is for resuming.
+        config: every number of the run.
+        tracking_uri: MLflow; None for `MLFLOW_TRACKING_URI` or `mlruns/` here.
+
+    Returns:
+        Where things are and the headline figures, for the job's last line.
+
+    Raises:
+        InputError: the dataset, its log or the configuration breaks a rule.
+    """
+    dataset = read_dataset(logs)
+    require_encoders(dataset, config.features)
+    root = Path(out).absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    name = dataset.root.name or "dataset"
+    with (
+        start_ray(),
+        Tracker.open(tracking_uri, name, root / "work" / "tracking") as tracker,
+        tracker.run(f"cycle {root.name}", tags={"stage": "cycle"}) as run,
+    ):
+        cycle = Cycle(dataset, root, config, run)
+        run.params(config.model_dump())
+        headline = cycle.run_all()
+        run.tags({"bundle_id": headline["bundle_id"]})
+        for file in ("report.html", "report.json"):
+            run.artifact(root / file)
+    return {"out": str(root), **headline}
+
+
+class Cycle:
+    """One run over one dataset: the stages, in order.
+
+    Args:
+        dataset: what to learn from.
+        out: the run's directory.
+        config: every number.
+        run: the parent run in MLflow.
+    """
+
+    def __init__(
+        self, dataset: Dataset, out: Path, config: CycleConfig, run: Run
+    ) -> None:
+        self.dataset, self.out, self.config, self.run = dataset, out, config, run
+        self.work = out / "work"
+        self.stages = Stages(self.work, run)
+        self.content = DatasetContent(self.work / "content", dataset.root)
+
+    def run_all(self) -> dict[str, Any]:
+        """Run the stages; return the headline figures."""
+        self.validate()
+        self.encode()
+        self.train_teacher()
+        self.write_soft_labels()
+        self.train_student()
+        self.train_ranker()
+        bundle_id = self.make_bundle()
+        report = report_cycle(self)
+        return {"bundle": str(self.out / "bundle"), "bundle_id": bundle_id, **report}
+
+    @property
+    def validated(self) -> ValidatedLog:
+        """The accepted rows."""
+        return ValidatedLog.open(self.out)
+
+    @property
+    def windows(self) -> Windows:
+        """Training, validation and test, by time."""
+        return Windows.model_validate(self.stages.summaries["features"]["windows"])
+
+    @property
+    def entities(self) -> Mapping[Side, pa.Table]:
+        """Accepted creatives, ads and users."""
+        validated = self.validated
+        return {
+            "creative": validated.creatives,
+            "ad": validated.ads,
+            "user": validated.users,
+        }
+
+    def validate(self) -> None:
+        """Check every row; `validated/` and `rejects/` stand in the run itself."""
+
+        def body(_: Path, run: Run) -> dict[str, Any]:
+            validated = validate_log(
+                self.dataset, self.out, max_reject_share=self.config.max_reject_share
+            )
+            rows = validated.summary.rows
+            counts = {"read": rows.read, "accepted": rows.accepted}
+            run.metrics({f"data/{k}": v for k, v in counts.items()})
+            return {**counts, "rejected": rows.rejected}
+
+        digest = self.dataset.digest
+        self.run.dataset(
+            self.dataset.root.name, source=str(self.dataset.root), digest=digest
+        )
+        made_from = {"dataset": digest, "share": self.config.max_reject_share}
+        self.stages.stage("validate", made_from, body, leaves=(self.out / "validated",))
+
+    def encode(self) -> None:
+        """Fit features on the training window and encode all windows."""
+
+        def body(directory: Path, run: Run) -> dict[str, Any]:
+            windows = split_windows(self.validated.summary, self.config.split)
+            files = [str(path) for path in self.validated.impression_files]
+            fitted = fit_features(
+                self.dataset.features,
+                self.dataset.shared_vocabularies,
+                self.entities,
+                TrainingWindow(files, *windows.train),
+                self.config.features,
+                self.content,
+            )
+            bounds = {n: getattr(windows, n) for n in ("train", "validation", "test")}
+            rows = write_store(
+                directory, fitted, self.entities, files, bounds, self.content
+            )
+            run.metrics({f"data/{name}_rows": count for name, count in rows.items()})
+            return {**rows, "windows": windows.model_dump()}
+
+        made_from = {
+            "features": self.config.features.model_dump(),
+            "split": self.config.split.model_dump(),
+        }
+        self.stages.stage("features", made_from, body, after=("validate",))
+
+    @property
+    def inputs(self) -> StageInput:
+        """What every training stage reads."""
+        fitted = open_fitted(self.work / "features")
+        counts = {name: v.counts for name, v in fitted.vocabularies.items()}
+        return StageInput(str(self.work / "features"), fitted.spec, counts)
+
+    def train_teacher(self) -> None:
+        """Stage 1: the ranker with all features."""
+        self._train(
+            "teacher",
+            self.config.teacher.model_dump(),
+            lambda launch: train_teacher(self.inputs, self.config.teacher, launch),
+            after=("features",),
+        )
+
+    @property
+    def soft_labels(self) -> SoftLabelFiles:
+        """The teacher's logits of every logged list."""
+        directory = self.work / "soft_labels"
+        return SoftLabelFiles(directory / "train.npy", directory / "validation.npy")
+
+    def write_soft_labels(self) -> None:
+        """Stage 2: the teacher scores every creative of every logged list."""
+
+        def body(directory: Path, run: Run) -> dict[str, Any]:  # noqa: ARG001
+            for window in ("train", "validation"):
+                write_soft_labels(
+                    self.inputs,
+                    self.work / "teacher",
+                    window,
+                    directory / f"{window}.npy",
+                    num_tasks=self.config.training.soft_label_tasks,
+                )
+            return {}
+
+        self.stages.stage("soft_labels", {}, body, after=("teacher",))
+
+    def train_student(self) -> None:
+        """Stage 3: the selector, from clicks and soft labels."""
+        self._train(
+            "student",
+            self.config.student.model_dump(),
+            lambda launch: train_student(
+                self.inputs, self.config.student, self.soft_labels, launch
+            ),
+            after=("soft_labels",),
+        )
+
+    def train_ranker(self) -> None:
+        """Stage 4: the serving ranker, fed with the selector's vectors."""
+        self._train(
+            "ranker",
+            self.config.ranker.model_dump(),
+            lambda launch: train_ranker(
+                self.inputs,
+                self.config.ranker,
+                launch,
+                student_dir=self.work / "student",
+                teacher_dir=self.work / "teacher",
+            ),
+            after=("teacher", "student"),
+        )
+
+    def _train(
+        self,
+        name: str,
+        made_from: Mapping[str, Any],
+        train: Callable[[Launch], TrainResult],
+        *,
+        after: tuple[str, ...],
+    ) -> None:
+        checkpoints = self.work / "checkpoints" / name
+
+        def body(directory: Path, run: Run) -> dict[str, Any]:
+            def tell(step: int, metrics: dict[str, float]) -> None:
+                run.metrics(metrics, step=step)
+
+            run.params(made_from)
+            launch = Launch(
+                out_dir=directory,
+                num_workers=self.config.training.num_workers,
+                on_metrics=tell,
+                checkpoint_dir=checkpoints,
+                cpus_per_worker=self.config.training.cpus_per_worker,
+            )
+            result = train(launch)
+            # Scratch of Ray Train; what counts was written by the stage itself.
+            shutil.rmtree(directory / "ray_train", ignore_errors=True)
+            return {**result.metrics, "rows_per_second": result.rows_per_second}
+
+        self.stages.stage(name, made_from, body, after=after)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def make_bundle(self) -> str:
+        """Put together what serving needs; calibrate the ranker; return the id."""
+
+        def body(directory: Path, run: Run) -> dict[str, Any]:
+            bundle_id = write_bundle(directory / "raw", self._parts(Calibration()))
+            predictor = Predictor.load(directory / "raw", is_verified=True)
+            validation = open_encoded(self.work / "features", "validation")
+            calibration = calibrate(predictor, validation)
+            bundle_id = write_bundle(self.out / "bundle", self._parts(calibration))
+            shutil.rmtree(directory / "raw")
+            run.tags({"bundle_id": bundle_id})
+            return {
+                "bundle_id": bundle_id,
+                "calibration_slope": calibration.slope,
+                "calibration_intercept": calibration.intercept,
+            }
+
+        made_from = {"config": self.config.model_dump(mode="json")}
+        self.stages.stage(
+            "bundle",
+            made_from,
+            body,
+            after=("ranker",),
+            leaves=(self.out / "bundle" / "manifest.json",),
+        )
+        return str(self.stages.summaries["bundle"]["bundle_id"])
+
+    def _parts(self, calibration: Calibration) -> BundleParts:
+        encoded = open_encoded(self.work / "features", "validation")
+        fitted = open_fitted(self.work / "features")
+        entities = Entities(encoded.users, encoded.ads, encoded.creatives, {})
+        selector = load_selector(self.work / "student", fitted.spec)
+        return BundleParts(
+            fitted=fitted,
+            entities=entities,
+            user_ids=self.validated.users.select([Column.USER_ID]),
+            model_directories={
+                "selector": self.work / "student",
+                "ranker": self.work / "ranker",
+                "teacher": self.work / "teacher",
+            },
+            creative_vectors=creative_vectors(selector, entities, fitted.catalogue),
+            calibration=calibration,
+            config=self.config.model_dump(mode="json"),
+            lineage={
+                "dataset": self.dataset.root.name,
+                "dataset_digest": self.dataset.digest,
+                "windows": self.stages.summaries["features"]["windows"],
+                "code_version": __version__,
+                "torch": version("torch").partition("+")[0],
+            },
+        )

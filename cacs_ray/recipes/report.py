@@ -1,0 +1,160 @@
+"""The last stage: the bundle, opened as serving opens it, judged on the test window."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from cacs_ray.bundle import Predictor
+from cacs_ray.data.files import write_json
+from cacs_ray.evaluation.offline import evaluate
+from cacs_ray.evaluation.policies import available_policies, policy_probabilities
+from cacs_ray.evaluation.report import plain_report, write_report
+from cacs_ray.evaluation.scored_log import ScoredLog
+from cacs_ray.features.store import open_encoded
+from cacs_ray.recipes.score import score_log
+from cacs_ray.recipes.truth import choice_gain, find_market, next_day_value
+from cacs_ray.schema import POLICIES, Column
+from cacs_ray.tracking.client import Run
+
+if TYPE_CHECKING:
+    from cacs_ray.recipes.cycle import Cycle
+
+log = logging.getLogger(__name__)
+
+
+def report_cycle(cycle: "Cycle") -> dict[str, Any]:
+    """Evaluate a cycle's bundle; write report.json and report.html.
+
+    Returns:
+        The headline figures.
+    """
+
+    def body(directory: Path, run: Run) -> dict[str, Any]:
+        predictor = Predictor.load(cycle.out / "bundle")
+        test = open_encoded(cycle.work / "features", "test")
+        scored = score_log(predictor, test)
+        report = {
+            "dataset": cycle.dataset.root.name,
+            "bundle_id": predictor.bundle_id,
+            "windows": cycle.windows.model_dump(),
+            "data": cycle.validated.summary.model_dump(mode="json"),
+            "stages": {
+                name: dict(figures) for name, figures in cycle.stages.summaries.items()
+            },
+            "curves": _curves(cycle.work),
+            **evaluate(scored, cycle.config.evaluation),
+        }
+        market = find_market(cycle.dataset.root)
+        if market is not None:
+            impressions = _window_rows(
+                [str(f) for f in cycle.validated.impression_files], cycle.windows.test
+            )
+            report["truth"] = {
+                "next_day": next_day_value(market, predictor, POLICIES),
+                "choice_gain": choice_gain(
+                    market,
+                    impressions,
+                    _choices(scored, predictor),
+                    _is_rare(scored),
+                ),
+            }
+        plain = plain_report(report)
+        write_json(cycle.out / "report.json", plain)
+        write_report(plain, cycle.out / "report.html")
+        run.metrics(_headline_metrics(plain))
+        return headline(plain)
+
+    made_from = {"evaluation": cycle.config.evaluation.model_dump()}
+    cycle.stages.stage(
+        "evaluate",
+        made_from,
+        body,
+        after=("bundle",),
+        leaves=(cycle.out / "report.json", cycle.out / "report.html"),
+    )
+    summary = dict(cycle.stages.summaries["evaluate"])
+    summary.pop("seconds")
+    return {"report": str(cycle.out / "report.html"), **summary}
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures that one looks at first."""
+    figures = {}
+    for policy in ("random", "popular", "cacs", "teacher"):
+        if policy in report["policies"]:
+            figures[f"sctr_{policy}"] = report["policies"][policy]["sctr"]["value"]
+    lift = report["policies"]["cacs"]["lift_over_random"]["sctr"]
+    figures["lift_percent"] = lift["value"]
+    figures["lift_interval"] = [lift["low"], lift["high"]]
+    if "ranker" in report:
+        figures["auc"] = report["ranker"]["all"].get("auc")
+    for policy, gain in report.get("truth", {}).get("choice_gain", {}).items():
+        if policy in ("popular", "cacs", "teacher"):
+            figures[f"gain_{policy}"] = gain["all"]["value"]
+    return figures
+
+
+def _headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        f"test/{name}": float(value)
+        for name, value in headline(report).items()
+        if isinstance(value, int | float)
+    }
+
+
+def _choices(scored: ScoredLog, predictor: Predictor) -> dict[str, list[str]]:
+    """Return each policy's chosen creative ids on the scored rows."""
+    ids = np.array(predictor.catalogue.creative_ids, dtype=object)
+    rows = np.arange(len(scored))
+    chosen = {}
+    for policy in available_policies(scored):
+        if policy in ("logged", "random"):
+            continue
+        best = policy_probabilities(scored, policy).argmax(axis=1)
+        chosen[policy] = ids[scored.lists[rows, best]].tolist()
+    return chosen
+
+
+def _is_rare(scored: ScoredLog) -> np.ndarray:
+    """Tell which rows' ads are in the half of ads that training saw less of.
+
+    Shown counts of an ad are those of the creatives in its lists.
+    """
+    seen = np.where(scored.mask, scored.impressions[scored.lists], 0.0).sum(axis=1)
+    rows = pl.DataFrame({"ad": scored.ad_row, "seen": seen})
+    ads = rows.group_by("ad").agg(pl.col("seen").max())
+    middle = ads["seen"].median()
+    rare: np.ndarray = seen <= middle
+    return rare
+
+
+def _window_rows(files: list[str], window: tuple[int, int]) -> pa.Table:
+    """Read the accepted impressions of a window, in the order of the store."""
+    time_us = pl.col(Column.REQUEST_TS).dt.epoch("us")
+    parts = [
+        pl.read_parquet(file).filter((time_us >= window[0]) & (time_us < window[1]))
+        for file in files
+    ]
+    return pl.concat(parts, how="vertical_relaxed").to_arrow()
+
+
+def _curves(work: Path) -> dict[str, list[dict[str, float]]]:
+    """Return the metrics by step of every training stage."""
+    curves = {}
+    for name in ("teacher", "student", "ranker"):
+        file = work / name / "metrics.jsonl"
+        if file.is_file():
+            records = pl.read_ndjson(file).to_dicts()
+            curves[name] = [
+                {
+                    "step": r["step"],
+                    **{k: v for k, v in r["metrics"].items() if v is not None},
+                }
+                for r in records
+            ]
+    return curves

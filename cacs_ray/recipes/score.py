@@ -1,0 +1,92 @@
+"""A bundle on an encoded window: the scores that evaluation and calibration read."""
+
+import numpy as np
+
+from cacs_ray.bundle import Context, Predictor
+from cacs_ray.evaluation.scored_log import ScoredLog
+from cacs_ray.features.batch import EncodedLog, as_index
+from cacs_ray.models.calibration import Calibration, fit_calibration
+
+_BLOCK = 16_384
+# With fewer clicks on chosen creatives their noise would outweigh their bias.
+_CLICKS_OF_CHOSEN = 500
+
+
+def log_context(log: EncodedLog, rows: np.ndarray) -> Context:
+    """Return logged impressions as candidate ads, one request each."""
+    features = log.context(rows)
+    return Context(
+        request={k: v for k, v in features.items() if not k.startswith("ad.")},
+        ad={k: v for k, v in features.items() if k.startswith("ad.")},
+        request_index=as_index(np.arange(len(rows))),
+    )
+
+
+def score_log(predictor: Predictor, log: EncodedLog) -> ScoredLog:
+    """Score every creative of every logged list with all models of a bundle.
+
+    Args:
+        predictor: an open bundle over the log's own catalogue.
+        log: the window, N impressions.
+
+    Returns:
+        What `evaluation.offline.evaluate` reads. `pctr` is calibrated and in the
+        slot of each row.
+    """
+    lists = log.lists[log.list_row]
+    lists = lists[:, : max(1, int((lists > 0).sum(1).max(initial=1)))]
+    scores = {
+        name: np.zeros(lists.shape, np.float32)
+        for name in ("selector_scores", "teacher_scores", "pctr")
+    }
+    for start in range(0, len(log), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(log)))
+        block = slice(rows[0], rows[-1] + 1)
+        context, listed = log_context(log, rows), lists[block]
+        scores["selector_scores"][block] = predictor.selector_scores(context, listed)
+        scores["teacher_scores"][block] = predictor.teacher_scores(context, listed)
+        logits = predictor.ranker_logits(context, listed, slot=log.slot[block])
+        scores["pctr"][block] = predictor.calibration.probability(logits)
+    return ScoredLog(
+        lists=lists,
+        shown_index=np.asarray(log.shown_index),
+        label=np.asarray(log.label),
+        weight=np.asarray(log.weight),
+        propensity=np.asarray(log.propensity),
+        ad_row=np.asarray(log.ad_row),
+        user_row=np.asarray(log.user_row),
+        request_row=log.request_row,
+        clicks=predictor.catalogue.clicks,
+        impressions=predictor.catalogue.impressions,
+        prior=predictor.catalogue.prior,
+        **scores,
+    )
+
+
+def calibrate(predictor: Predictor, log: EncodedLog) -> Calibration:
+    """Fit the serving ranker's calibration on a window later than training.
+
+    The ranker is asked about CHOSEN creatives, and the best of noisy scores looks
+    better than it is (winner's curse). So the rows whose shown creative is the
+    selector's choice are used, when they hold enough clicks; otherwise all rows.
+    """
+    logits, is_chosen = [], []
+    for start in range(0, len(log), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(log)))
+        context = log_context(log, rows)
+        lists = log.lists[log.list_row[rows]]
+        scores = predictor.selector_scores(context, lists)
+        choice = np.where(lists > 0, scores, -np.inf).argmax(axis=1)
+        shown = np.asarray(log.shown_index[rows])
+        creative_row = lists[np.arange(len(rows)), shown]
+        logits.append(
+            predictor.ranker_logits(context, creative_row[:, None], slot=log.slot[rows])
+        )
+        is_chosen.append(choice == shown)
+    if not logits:
+        return Calibration()
+    logit, chosen = np.concatenate(logits)[:, 0], np.concatenate(is_chosen)
+    label, weight = np.asarray(log.label), np.asarray(log.weight)
+    if float((label * weight)[chosen].sum()) >= _CLICKS_OF_CHOSEN:
+        logit, label, weight = logit[chosen], label[chosen], weight[chosen]
+    return fit_calibration(logit, label, weight)

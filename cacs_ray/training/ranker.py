@@ -1,0 +1,138 @@
+"""Stage 4: the serving ranker, fed with the selector's creative vectors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cacs_ray.config import Config
+from cacs_ray.features.batch import EncodedLog
+from cacs_ray.models.ranker import Ranker, RankerConfig
+from cacs_ray.models.saved import WEIGHTS, load_ranker, load_selector, save_ranker
+from cacs_ray.models.selector import Selector
+from cacs_ray.training.loop import LoopConfig
+from cacs_ray.training.stage import (
+    Launch,
+    OpenStage,
+    StageInput,
+    TrainResult,
+    click_rate_logit,
+    run_stage,
+    seeded,
+    stage_fingerprint,
+)
+from cacs_ray.training.steps import RankerStep
+from cacs_ray.training.teacher import open_windows
+
+_BLOCK = 8192
+
+
+class ServingRankerConfig(Config):
+    """The serving ranker and its training."""
+
+    model: RankerConfig
+    loop: LoopConfig
+    is_warm_started: bool
+    """Start from the teacher's weights wherever their shapes fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankerStage:
+    """Trains the serving ranker on the training window, judged on validation."""
+
+    inputs: StageInput
+    config: ServingRankerConfig
+    student_dir: Path
+    teacher_dir: Path
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How long and how fast."""
+        return self.config.loop
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the outcome."""
+        weights = [self.student_dir / WEIGHTS, self.teacher_dir / WEIGHTS]
+        return "ranker-" + stage_fingerprint(self.inputs, self.config, *weights)
+
+    def open(self) -> OpenStage:
+        """Build the ranker around the student's creative vectors."""
+        spec, counts = self.inputs.spec, self.inputs.counts
+        train, validation = open_windows(self.inputs)
+        selector = load_selector(self.student_dir, spec, counts)
+        with seeded(self.loop.seed):
+            ranker = Ranker(spec, self.config.model, counts, selector.config)
+        with torch.no_grad():
+            ranker.base_logit.fill_(click_rate_logit(train.log))
+        if self.config.is_warm_started:
+            warm_start(ranker, load_ranker(self.teacher_dir, spec, counts))
+        if ranker.tower is not None:
+            ranker.tower.load_state_dict(selector.state_dict())
+        vectors = None
+        if self.config.model.sharing == "frozen":
+            vectors = catalogue_vectors(selector, train.log)
+        return OpenStage(RankerStep(ranker, vectors), train, validation)
+
+    def save(self, step: nn.Module, directory: Path) -> None:
+        """Write the ranker."""
+        ranker = step.get_submodule("ranker")
+        assert isinstance(ranker, Ranker)
+        shared = load_selector(self.student_dir, self.inputs.spec).config
+        save_ranker(directory, ranker, self.inputs.spec, shared)
+
+
+def train_ranker(
+    inputs: StageInput,
+    config: ServingRankerConfig,
+    launch: Launch,
+    *,
+    student_dir: Path,
+    teacher_dir: Path,
+) -> TrainResult:
+    """Train the serving ranker and write it to `launch.out_dir`.
+
+    Args:
+        inputs: the encoded log, its spec and counts.
+        config: sizes, sharing and training.
+        launch: where to run, and whom to tell.
+        student_dir: what `train_student` left.
+        teacher_dir: what `train_teacher` left; read only for a warm start.
+    """
+    return run_stage(RankerStage(inputs, config, student_dir, teacher_dir), launch)
+
+
+@torch.inference_mode()
+def catalogue_vectors(selector: Selector, log: EncodedLog) -> Tensor:
+    """Return V of every creative of a log: float32 [creatives + 1, D], row 0 zero."""
+    num_rows = len(log.creative_ad_row)
+    parts = [
+        selector.creative_vectors(
+            log.creative_features(np.arange(start, min(start + _BLOCK, num_rows)))
+        )
+        for start in range(0, num_rows, _BLOCK)
+    ]
+    vectors = torch.cat(parts)
+    vectors[0] = 0.0
+    return vectors.clone()
+
+
+@torch.no_grad()
+def warm_start(ranker: Ranker, teacher: Ranker) -> None:
+    """Copy the teacher's weights wherever name and shape fit.
+
+    Where the creative's own fields are read beside the shared vectors, the layer
+    that reads both takes the teacher's columns and starts with zeros for the
+    vectors: the ranker then begins exactly as the teacher.
+    """
+    ours = ranker.state_dict()
+    for name, theirs in teacher.state_dict().items():
+        if name not in ours or ours[name].ndim != theirs.ndim:
+            continue
+        if ours[name].shape == theirs.shape:
+            ours[name].copy_(theirs)
+        elif ranker.creative_encoder.fields and name.startswith("creative_tower."):
+            width = theirs.shape[1]
+            ours[name].zero_()[:, :width] = theirs

@@ -1,0 +1,165 @@
+"""Stage 3: the student, the selector, learns from clicks and from the teacher."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from cacs_ray.config import Config
+from cacs_ray.models.saved import save_selector
+from cacs_ray.models.selector import Selector, SelectorConfig
+from cacs_ray.training.checkpoint import CheckpointStore
+from cacs_ray.training.loop import FitResult, LoopConfig, Rows, fit
+from cacs_ray.training.reporter import Reporter
+from cacs_ray.training.soft_labels import open_soft_labels
+from cacs_ray.training.stage import (
+    Launch,
+    OpenStage,
+    StageInput,
+    TrainResult,
+    click_rate_logit,
+    run_stage,
+    seeded,
+    stage_fingerprint,
+)
+from cacs_ray.training.steps import Distillation, StudentStep
+
+
+class StudentConfig(Config):
+    """The selector and its training."""
+
+    model: SelectorConfig
+    loop: LoopConfig
+    distillation: Distillation
+    """How the teacher's logits are taught; none = clicks only."""
+    distillation_weight: float = Field(ge=0)
+    """lambda: price of one nat of distillation."""
+    click_weight: float = Field(ge=0)
+    """Price of one nat of the click loss; 0 learns from the teacher alone."""
+    temperature: float = Field(gt=0)
+    """tau of the soft labels, for `listwise`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoftLabelFiles:
+    """What stage 2 left."""
+
+    train: Path
+    validation: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StudentStage:
+    """Trains the selector on the training window, judged on validation."""
+
+    inputs: StageInput
+    config: StudentConfig
+    soft_labels: SoftLabelFiles | None
+    """None only without distillation."""
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How long and how fast."""
+        return self.config.loop
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the outcome."""
+        files = [] if self.soft_labels is None else [self.soft_labels.validation]
+        return "student-" + stage_fingerprint(self.inputs, self.config, *files)
+
+    def open(self) -> OpenStage:
+        """Build the selector, starting at the observed CTR."""
+        train, validation = student_rows(self.inputs, self.soft_labels)
+        return OpenStage(
+            build_student(self.inputs, train, self.config), train, validation
+        )
+
+    def save(self, step: nn.Module, directory: Path) -> None:
+        """Write the selector."""
+        selector = step.get_submodule("selector")
+        assert isinstance(selector, Selector)
+        save_selector(directory, selector, self.inputs.spec)
+
+
+def student_rows(
+    inputs: StageInput, soft_labels: SoftLabelFiles | None
+) -> tuple[Rows, Rows | None]:
+    """Open training and validation rows, with whole lists when they are taught."""
+    opened = {}
+    for window in ("train", "validation"):
+        log = inputs.open_log(inputs.encoded_dir, window)
+        taught = (
+            None
+            if soft_labels is None
+            else open_soft_labels(getattr(soft_labels, window))
+        )
+        opened[window] = Rows(log, soft_labels is not None, taught)
+    validation = opened["validation"]
+    return opened["train"], validation if len(validation) else None
+
+
+def build_student(
+    inputs: StageInput, train: Rows, config: StudentConfig
+) -> StudentStep:
+    """Build an untrained selector with its loss."""
+    with seeded(config.loop.seed):
+        selector = Selector(inputs.spec, config.model, inputs.counts)
+    with torch.no_grad():
+        selector.base_logit.fill_(click_rate_logit(train.log))
+    return StudentStep(
+        selector,
+        config.distillation,
+        distillation_weight=config.distillation_weight,
+        click_weight=config.click_weight,
+        temperature=config.temperature,
+    )
+
+
+def fit_student(
+    inputs: StageInput,
+    rows: tuple[Rows, Rows | None],
+    config: StudentConfig,
+    reporter: Reporter,
+    store: CheckpointStore | None = None,
+) -> tuple[Selector, FitResult]:
+    """Train a selector in this process, for instance as a trial of a sweep.
+
+    Args:
+        inputs: gives spec and counts.
+        rows: training and validation rows, from `student_rows`.
+        config: sizes and training.
+        reporter: told about metrics after each epoch.
+        store: keeps checkpoints; None keeps none.
+
+    Returns:
+        The selector with its best weights, and the metrics of that epoch.
+    """
+    step = build_student(inputs, rows[0], config)
+    result = fit(step, *rows, config.loop, reporter, store)
+    return step.selector, result
+
+
+def train_student(
+    inputs: StageInput,
+    config: StudentConfig,
+    soft_labels: SoftLabelFiles | None,
+    launch: Launch,
+) -> TrainResult:
+    """Train the selector and write it to `launch.out_dir`.
+
+    Args:
+        inputs: the encoded log, its spec and counts.
+        config: sizes, losses and training.
+        soft_labels: what `write_soft_labels` left; None only without distillation.
+        launch: where to run, and whom to tell.
+
+    Raises:
+        ValueError: distillation without soft labels.
+    """
+    if config.distillation != "none" and soft_labels is None:
+        raise ValueError(f"distillation {config.distillation!r} needs soft labels")
+    used = None if config.distillation == "none" else soft_labels
+    return run_stage(StudentStage(inputs, config, used), launch)

@@ -1,0 +1,87 @@
+"""Stage 1: the teacher, a ranker with all features, learns from clicks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cacs_ray.config import Config
+from cacs_ray.models.ranker import Ranker, RankerConfig
+from cacs_ray.models.saved import save_ranker
+from cacs_ray.training.loop import LoopConfig, Rows
+from cacs_ray.training.stage import (
+    Launch,
+    OpenStage,
+    StageInput,
+    TrainResult,
+    click_rate_logit,
+    run_stage,
+    seeded,
+    stage_fingerprint,
+)
+from cacs_ray.training.steps import RankerStep
+
+
+class TeacherConfig(Config):
+    """The teacher and its training."""
+
+    model: RankerConfig
+    """`sharing` must be `own`: there is no selector yet."""
+    loop: LoopConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherStage:
+    """Trains the teacher on the training window, judged on validation."""
+
+    inputs: StageInput
+    config: TeacherConfig
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How long and how fast."""
+        return self.config.loop
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the outcome."""
+        return "teacher-" + stage_fingerprint(self.inputs, self.config)
+
+    def open(self) -> OpenStage:
+        """Build the ranker, starting at the observed CTR."""
+        train, validation = open_windows(self.inputs)
+        with seeded(self.loop.seed):
+            ranker = Ranker(self.inputs.spec, self.config.model, self.inputs.counts)
+        with torch.no_grad():
+            ranker.base_logit.fill_(click_rate_logit(train.log))
+        return OpenStage(RankerStep(ranker), train, validation)
+
+    def save(self, step: nn.Module, directory: Path) -> None:
+        """Write the ranker."""
+        ranker = step.get_submodule("ranker")
+        assert isinstance(ranker, Ranker)
+        save_ranker(directory, ranker, self.inputs.spec, shared=None)
+
+
+def open_windows(inputs: StageInput) -> tuple[Rows, Rows | None]:
+    """Open training and validation rows with only the shown creatives."""
+    train = inputs.open_log(inputs.encoded_dir, "train")
+    validation = inputs.open_log(inputs.encoded_dir, "validation")
+    return (
+        Rows(train, whole_lists=False),
+        Rows(validation, whole_lists=False) if len(validation) else None,
+    )
+
+
+def train_teacher(
+    inputs: StageInput, config: TeacherConfig, launch: Launch
+) -> TrainResult:
+    """Train the teacher and write it to `launch.out_dir`.
+
+    Args:
+        inputs: the encoded log, its spec and counts.
+        config: sizes and training.
+        launch: where to run, and whom to tell.
+    """
+    return run_stage(TeacherStage(inputs, config), launch)

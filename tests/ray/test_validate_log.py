@@ -1,0 +1,194 @@
+"""A whole log: nothing is lost, nothing is silent, nothing is half-written."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cacs_ray.data.dataset import FeatureDeclaration, read_dataset, write_dataset
+from cacs_ray.data.logs import ValidatedLog, validate_log
+from cacs_ray.errors import InputError
+from cacs_ray.schema import IMPRESSIONS
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+NOON = datetime(2024, 1, 10, 12, tzinfo=UTC)
+FEATURES = [
+    FeatureDeclaration(name="user_id", of="user", kind="id"),
+    FeatureDeclaration(name="device", of="request", kind="category"),
+]
+
+
+def row(request: int, **changes):
+    return {
+        "request_id": f"r{request}",
+        "request_ts": NOON,
+        "user_id": "u1",
+        "ad_id": "hat",
+        "creative_id": "wool",
+        "slot": 0,
+        "is_clicked": request % 2 == 0,
+        "weight": 2.0,
+        "device": "phone",
+        "undeclared": request,
+    } | changes
+
+
+def write_log(root, *files):
+    """Write a log of these files (rows, or bytes as they are) and its catalogue."""
+    (root / "impressions").mkdir(parents=True)
+    for number, content in enumerate(files):
+        path = root / "impressions" / f"{number}.parquet"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            pq.write_table(pa.Table.from_pylist(content), path)
+    pq.write_table(pa.table({"ad_id": ["hat"]}), root / "ads.parquet")
+    pq.write_table(
+        pa.table({"creative_id": ["wool", "wool"], "ad_id": ["hat", "hat"]}),
+        root / "creatives.parquet",
+    )
+    tables = {name: f"{name}.parquet" for name in ("creatives", "ads")}
+    write_dataset(
+        root, tables={"impressions": "impressions", **tables}, features=FEATURES
+    )
+    return read_dataset(root)
+
+
+def test_every_row_is_accepted_or_rejected_with_its_rule(tmp_path):
+    dataset = write_log(
+        tmp_path / "log",
+        [row(1), row(2, slot=-1), row(3, ad_id="sock"), row(4, ad_id=None)],
+        [row(5, user_id=None), row(1), row(6, user_id="u2"), row(6, slot=-1)],
+    )
+    log = validate_log(dataset, tmp_path / "out", max_reject_share=0.7)
+    rows = log.summary.rows
+    assert (rows.read, rows.accepted, rows.rejected) == (8, 3, 5)
+    assert rows.rejected_by_rule == {
+        "bad_slot": 1,
+        "unknown_ad": 1,
+        "missing_required": 1,
+        "duplicate_impression": 2,
+    }
+    assert log.summary.weight == 3 * 2.0
+    assert log.summary.clicks == 1 * 2.0
+    assert log.summary.entities["creatives"].rejected_by_rule == {"duplicate_entity": 1}
+    accepted = pa.concat_tables(pq.read_table(path) for path in log.impression_files)
+    assert accepted["request_id"].to_pylist() == ["r1", "r5", "r6"]
+    assert accepted.schema.names == [*IMPRESSIONS.names, "device"]
+    assert not accepted.schema.field("request_id").nullable
+    assert [path.name for path in log.impression_files] == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+    rejected = pl.read_parquet(tmp_path / "out" / "rejects" / "impressions-*.parquet")
+    assert rejected.select("undeclared", "rule", "row_number").rows() == [
+        (2, "bad_slot", 1),
+        (3, "unknown_ad", 2),
+        (4, "missing_required", 3),
+        (1, "duplicate_impression", 1),
+        (6, "duplicate_impression", 3),
+    ]
+    assert rejected["source_file"][3].endswith("1.parquet")
+    # No users table, but the id is declared: the users are those of the log.
+    assert log.users["user_id"].to_pylist() == ["u1", "u2"]
+    assert ValidatedLog.open(tmp_path / "out" / "validated").summary == log.summary
+
+
+def test_too_many_rejects_stop_with_a_report_and_no_log(tmp_path):
+    dataset = write_log(tmp_path / "log", [row(1), row(2, slot=-1), row(3), row(4)])
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"1 of 4 rows.*25\.0%.*by bad_slot \(1\)"):
+        validate_log(dataset, out, max_reject_share=0.24)
+    assert sorted(path.name for path in out.iterdir()) == ["rejects"]
+    assert sorted(path.name for path in (out / "rejects").iterdir()) == [
+        "creatives-00000.parquet",
+        "impressions-00000.parquet",
+        "summary.json",
+    ]
+    assert validate_log(dataset, out, max_reject_share=0.25).summary.rows.accepted == 3
+
+
+def test_a_log_without_rows_is_empty(tmp_path):
+    empty = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([row(1)]).slice(1), empty)
+    dataset = write_log(tmp_path / "log", empty.getvalue().to_pybytes())
+    with pytest.raises(InputError, match=r"empty log.*\[empty_log\]"):
+        validate_log(dataset, tmp_path / "out")
+    assert not (tmp_path / "out" / "validated").exists()
+
+
+def test_all_unreadable_files_are_listed(tmp_path):
+    torn = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([row(1)]), torn)
+    without_slot = [{k: v for k, v in row(2).items() if k != "slot"}]
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((1, 2)))
+    extension = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_pylist([row(3)]).append_column("tensor", tensor), extension
+    )
+    dataset = write_log(
+        tmp_path / "log",
+        [row(4)],
+        torn.getvalue().to_pybytes()[:-30],
+        without_slot,
+        extension.getvalue().to_pybytes(),
+    )
+    with pytest.raises(InputError) as caught:
+        validate_log(dataset, tmp_path / "out")
+    message = str(caught.value)
+    assert "3 of 4 files refused" in message
+    assert "1.parquet: cannot be read" in message
+    assert "2.parquet: impressions.slot: no column 'slot'" in message
+    assert "3.parquet: holds the Arrow extension type" in message
+    assert "arrow.fixed_shape_tensor" in message
+    assert "\n" not in message
+    assert not (tmp_path / "out" / "validated").exists()
+
+
+def test_rays_own_tensor_type_is_refused(tmp_path):
+    from ray.data.extensions import ArrowTensorArray
+
+    table = pa.Table.from_pylist([row(1)]).append_column(
+        "tensor", ArrowTensorArray.from_numpy(np.ones((1, 2, 2)))
+    )
+    file = pa.BufferOutputStream()
+    pq.write_table(table, file)
+    with pytest.raises(InputError, match=r"ray\.data\.arrow_tensor"):
+        write_log(tmp_path / "log", file.getvalue().to_pybytes())
+
+
+def test_csv_rows_are_judged_one_by_one(tmp_path):
+    write_log(tmp_path / "log", [row(1)])
+    folder = tmp_path / "log" / "impressions"
+    (folder / "0.parquet").unlink()
+    (folder / "a.csv").write_text(
+        "request_id,request_ts,user_id,ad_id,creative_id,slot,is_clicked,device\n"
+        "r1,2024-01-10T12:00:00Z,,hat,wool,0,true,phone\n"
+        "r2,2024-01-10 12:00:00,u1,hat,wool,abc,0,phone\n"
+        "r3,yesterday,u1,hat,wool,1,0,phone\n"
+        "r4,2024-01-10,u1,hat,wool,,0,phone\n"
+    )
+    log = validate_log(
+        read_dataset(tmp_path / "log"), tmp_path / "out", max_reject_share=0.75
+    )
+    assert log.summary.rows.rejected_by_rule == {
+        "wrong_type": 2,
+        "missing_required": 1,
+    }
+    (accepted,) = (pq.read_table(path) for path in log.impression_files)
+    assert accepted["request_ts"].to_pylist() == [NOON]
+    rejected = pl.read_parquet(tmp_path / "out" / "rejects" / "impressions-*.parquet")
+    assert rejected["slot"].to_list() == ["abc", "1", None]
+
+
+def test_a_second_run_replaces_the_first(tmp_path):
+    dataset = write_log(tmp_path / "log", [row(1)], [row(2)])
+    validate_log(dataset, tmp_path / "out")
+    (tmp_path / "log" / "impressions" / "1.parquet").unlink()
+    log = validate_log(dataset, tmp_path / "out")
+    assert len(log.impression_files) == 1
+    assert log.summary.rows.read == 1

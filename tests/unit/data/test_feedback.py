@@ -1,0 +1,110 @@
+"""Shown decisions and their clicks are impressions."""
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from cacs_ray.data.feedback import ClickCounts, count_clicks, join_feedback
+from cacs_ray.schema import CLICKS, DECISIONS, IMPRESSIONS
+
+NOON = datetime(2024, 1, 10, 12, tzinfo=UTC)
+HOUR_S = 3600
+DECISION = {
+    "request_id": "r1",
+    "request_ts": NOON,
+    "ad_id": "hat",
+    "creative_id": "wool",
+    "candidate_creative_ids": ["wool", "felt"],
+    "propensity": 0.5,
+    "pctr": 0.1,
+    "bid_micros": 7,
+    "ecpm_micros": 700.0,
+    "slot": 0,
+    "policy": "cacs",
+    "release": "1",
+    "is_fallback": False,
+    "device": "phone",
+}
+
+
+def decisions(*changes) -> pa.Table:
+    schema = pa.schema([*DECISIONS, ("device", pa.string())])
+    return pa.Table.from_pylist([DECISION | change for change in changes], schema)
+
+
+def clicks(*after_s, request="r1", ad="hat") -> pa.Table:
+    rows = [
+        {
+            "request_id": request,
+            "ad_id": ad,
+            "click_ts": NOON + timedelta(seconds=seconds),
+        }
+        for seconds in after_s
+    ]
+    return pa.Table.from_pylist(rows, CLICKS)
+
+
+def test_only_what_was_shown_is_an_impression():
+    shown = join_feedback(
+        decisions({}, {"ad_id": "shoe", "slot": None}, {"ad_id": "sock", "slot": 1}),
+        clicks(5),
+        attribution_window_s=HOUR_S,
+    )
+    assert shown["ad_id"].to_pylist() == ["hat", "sock"]
+    assert shown["is_clicked"].to_pylist() == [True, False]
+    assert shown.schema.names == [*IMPRESSIONS.names, "device"]
+    assert shown.schema.field("candidate_creative_ids").type == pa.list_(pa.string())
+    assert shown["device"].to_pylist() == ["phone", "phone"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_clicked", "became"),
+    [
+        (0, True, "attributed"),
+        (HOUR_S - 1e-6, True, "attributed"),
+        (HOUR_S, False, "late"),
+        (-1e-6, False, "too_early"),
+    ],
+)
+def test_a_click_counts_inside_its_window(seconds, is_clicked, became):
+    given = decisions({}), clicks(seconds)
+    joined = join_feedback(*given, attribution_window_s=HOUR_S)
+    assert joined["is_clicked"].to_pylist() == [is_clicked]
+    counts = count_clicks(*given, attribution_window_s=HOUR_S)
+    assert counts == ClickCounts(**dict.fromkeys(ClickCounts.model_fields, 0)).override(
+        {became: 1}
+    )
+
+
+def test_every_click_is_counted_once():
+    shown = decisions({}, {"ad_id": "shoe", "slot": None})
+    of_unshown, of_unknown = clicks(5, ad="shoe"), clicks(5, 6, request="r9")
+    without_ad = clicks(5, ad=None)
+    all_clicks = pa.concat_tables(
+        [clicks(9, 5, 2 * HOUR_S, -3), of_unshown, of_unknown, without_ad]
+    )
+    counts = count_clicks(shown, all_clicks, attribution_window_s=HOUR_S)
+    assert counts == ClickCounts(
+        attributed=1, duplicate=1, late=1, too_early=1, unknown=1 + 2 + 1
+    )
+    assert sum(counts.model_dump().values()) == all_clicks.num_rows
+
+
+def test_a_click_of_another_ad_of_the_request_is_not_shared():
+    joined = join_feedback(
+        decisions({}, {"ad_id": "sock"}), clicks(5, ad="sock"), attribution_window_s=9
+    )
+    assert joined["is_clicked"].to_pylist() == [False, True]
+
+
+def test_no_click_is_no_mistake():
+    joined = join_feedback(decisions({}), clicks(), attribution_window_s=HOUR_S)
+    assert joined["is_clicked"].to_pylist() == [False]
+    assert joined["weight"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("window", [0, -1, float("nan")])
+def test_the_window_is_positive(window):
+    with pytest.raises(ValueError, match="positive"):
+        join_feedback(decisions({}), clicks(1), attribution_window_s=window)

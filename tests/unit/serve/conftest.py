@@ -1,0 +1,145 @@
+"""A tiny market behind a gateway whose stages are stand-ins.
+
+Two ads: hat (creatives wool, straw) and shoe (blue, red). In training straw had
+the better CTR of the hats and red of the shoes.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cacs_ray.decision.cascade import DecisionSettings
+from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.features.spec import FieldSpec
+from serve.gateway import Gateway
+from serve.http import create_http
+from serve.release import Release
+from serve.stage import StageAnswer, Stages
+
+FIELDS = (
+    FieldSpec(name="device", of="request", kind="category", column="device"),
+    FieldSpec(name="query", of="request", kind="text", column="query", size=4),
+    FieldSpec(name="hour", of="request", kind="number", column="hour"),
+    FieldSpec(name="taste", of="request", kind="vector", column="taste", size=2),
+    FieldSpec(name="seen", of="request", kind="category_list", column="seen", size=3),
+)
+SCORES = np.array([0.0, 2.0, 1.0, 3.0, 1.0], np.float32)
+"""Selector score by catalogue row: blank, wool, straw, blue, red."""
+PCTR = np.array([0.03, 0.10, 0.02, 0.05, 0.01])
+
+
+def tiny_catalogue() -> Catalogue:
+    catalogue = Catalogue.from_tables(
+        pa.table(
+            {
+                "creative_id": ["wool", "straw", "blue", "red"],
+                "ad_id": ["hat", "hat", "shoe", "shoe"],
+            }
+        ),
+        pa.table({"ad_id": ["hat", "shoe"]}),
+    )
+    return replace(
+        catalogue,
+        clicks=np.array([0, 1.0, 9.0, 1.0, 5.0]),
+        impressions=np.array([0, 80.0, 80.0, 80.0, 80.0]),
+        prior=(1.0, 19.0),
+    )
+
+
+@dataclass
+class Stage:
+    """A handle's method: gives scores by catalogue row, or does what is asked."""
+
+    by_row: np.ndarray
+    release: str = "r1"
+    error: Exception | None = None
+    is_stuck: bool = False
+    num_calls: int = 0
+    is_cancelled: bool = False
+    page: object = None
+
+    def remote(self, release, page, creatives):
+        self.num_calls += 1
+        self.page = page
+        return asyncio.ensure_future(self._answer(creatives))
+
+    async def _answer(self, creatives):
+        if self.is_stuck:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.is_cancelled = True
+        if self.error:
+            raise self.error
+        return StageAnswer(self.release, self.by_row[creatives])
+
+
+@dataclass
+class Service:
+    """A gateway over stand-ins, with ways to ask it."""
+
+    gateway: Gateway
+    selector: Stage
+    teacher: Stage
+    ranker: Stage
+
+    def send(self, body, *, path="/v1/decide", method="POST", headers=None):
+        async def ask():
+            transport = httpx.ASGITransport(
+                create_http(self.gateway), raise_app_exceptions=False
+            )
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://serve"
+            ) as client:
+                kind = "json" if isinstance(body, dict) else "content"
+                return await client.request(
+                    method,
+                    path,
+                    **{kind: body},
+                    headers={"content-type": "application/json"} | (headers or {}),
+                )
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture
+def release():
+    return Release("r1", tiny_catalogue(), FIELDS)
+
+
+@pytest.fixture
+def make_service(release):
+    def make(*, budget_s=5.0, log=None, metrics=None, **settings):
+        stages = SimpleNamespace(
+            selector=Stage(SCORES), teacher=Stage(SCORES), ranker=Stage(PCTR)
+        )
+        gateway = Gateway(
+            release,
+            Stages(stages.selector, stages.teacher, stages.ranker),
+            DecisionSettings(**{"num_slots": 2, **settings}),
+            budget_s=budget_s,
+            log=log,
+            metrics=metrics,
+        )
+        return Service(gateway, stages.selector, stages.teacher, stages.ranker)
+
+    return make
+
+
+@pytest.fixture
+def page_view():
+    return {
+        "request_id": "q1",
+        "request_ts": "2026-01-02T03:04:05Z",
+        "user_id": "u1",
+        "features": {"device": "phone", "hour": 7},
+        "candidates": [
+            {"ad_id": "hat", "bid_micros": 100_000},
+            {"ad_id": "shoe", "bid_micros": 400_000},
+        ],
+    }

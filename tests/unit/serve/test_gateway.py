@@ -1,0 +1,286 @@
+"""What the gateway promises: one decision per request, whatever a stage does."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from serve.api import DecideRequest
+
+
+def test_the_selector_chooses_then_the_ranker_prices_then_the_auction_runs(
+    make_service, page_view
+):
+    answer = make_service().send(page_view).json()
+
+    # 1000 x 0.05 x 400 000 beats 1000 x 0.10 x 100 000; a click costs what keeps
+    # the place, 0.10 x 100 000 / 0.05.
+    assert [
+        (p["slot"], p["ad_id"], p["creative_id"], p["ecpm_micros"])
+        for p in answer["placements"]
+    ] == [
+        (0, "shoe", "blue", pytest.approx(1000 * 0.05 * 400_000)),
+        (1, "hat", "wool", pytest.approx(1000 * 0.10 * 100_000)),
+    ]
+    assert 0.10 * 100_000 / 0.05 <= answer["placements"][0]["price_micros"] <= 200_001
+    assert answer["release"] == "r1"
+    assert answer["policy"] == "cacs"
+    assert (answer["is_fallback"], answer["fallback_reason"]) == (False, None)
+    assert "decisions" not in answer
+
+
+def test_explaining_lists_every_candidate_shown_or_not(make_service, page_view):
+    page_view["num_slots"] = 1
+
+    answer = make_service().send(page_view, path="/v1/decide?explain=true").json()
+
+    assert [
+        (d["ad_id"], d["slot"], d["price_micros"]) for d in answer["decisions"]
+    ] == [
+        ("hat", None, None),
+        ("shoe", 0, answer["placements"][0]["price_micros"]),
+    ]
+    assert answer["decisions"][0]["candidate_creative_ids"] == ["wool", "straw"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "how"),
+    [
+        ({"is_stuck": True}, "late"),
+        ({"error": RuntimeError("down")}, "failed"),
+        ({"error": KeyError("bug")}, "failed"),
+        ({"by_row": np.full(5, np.nan, np.float32)}, "not_finite"),
+        ({"by_row": np.zeros((5, 3), np.float32)}, "not_finite"),
+        ({"release": "r0"}, "other_release"),
+    ],
+)
+def test_a_broken_selector_is_replaced_by_the_popular_creative(
+    make_service, page_view, fault, how
+):
+    service = make_service(budget_s=0.2)
+    for name, value in fault.items():
+        setattr(service.selector, name, value)
+
+    answer = service.send(page_view).json()
+
+    assert {p["ad_id"]: p["creative_id"] for p in answer["placements"]} == {
+        "hat": "straw",
+        "shoe": "red",
+    }
+    assert answer["is_fallback"]
+    assert answer["fallback_reason"] == f"selector_{how}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "how"),
+    [
+        ({"is_stuck": True}, "late"),
+        ({"error": OSError("gone")}, "failed"),
+        ({"by_row": np.full(5, np.nan)}, "not_finite"),
+        ({"by_row": np.full(5, 1.5)}, "not_finite"),
+        ({"release": "r0"}, "other_release"),
+    ],
+)
+def test_a_broken_ranker_is_replaced_by_the_smoothed_ctr(
+    make_service, page_view, fault, how
+):
+    service = make_service(budget_s=0.2)
+    for name, value in fault.items():
+        setattr(service.ranker, name, value)
+
+    answer = service.send(page_view).json()
+
+    # (clicks + 1) / (impressions + 20) of wool and blue, which the selector chose.
+    assert {p["creative_id"]: p["pctr"] for p in answer["placements"]} == {
+        "wool": pytest.approx((1 + 1) / (80 + 20)),
+        "blue": pytest.approx((1 + 1) / (80 + 20)),
+    }
+    assert answer["fallback_reason"] == f"ranker_{how}"
+
+
+def test_a_ranker_that_breaks_later_is_replaced_by_what_it_last_said(
+    make_service, page_view
+):
+    service = make_service()
+    service.send(page_view)
+    service.ranker.error = RuntimeError("down")
+
+    answer = service.send(page_view).json()
+
+    assert [p["pctr"] for p in answer["placements"]] == [0.05, 0.10]
+    assert answer["is_fallback"]
+
+
+def test_without_counts_the_first_live_creative_is_the_popular_one(
+    make_service, page_view, release
+):
+    release.catalogue.clicks[:] = 0
+    release.catalogue.impressions[:] = 0
+    service = make_service()
+    service.selector.error = RuntimeError("down")
+
+    answer = service.send(page_view).json()
+
+    assert {p["creative_id"] for p in answer["placements"]} == {"wool", "blue"}
+
+
+def test_with_both_stages_stuck_the_answer_still_keeps_the_deadline(
+    make_service, page_view
+):
+    service = make_service(budget_s=30.0)
+    service.selector.is_stuck = service.ranker.is_stuck = True
+
+    response = service.send(page_view, headers={"x-request-timeout-ms": "40"})
+
+    assert response.json()["fallback_reason"] == "selector_late,ranker_late"
+    # 0.6 of 40 ms, then 0.6 of the rest.
+    assert _milliseconds(response, "selector") < 40
+    assert service.selector.is_cancelled
+    assert service.ranker.is_cancelled
+
+
+def _milliseconds(response, stage: str) -> float:
+    timing = dict(
+        part.split(";dur=") for part in response.headers["server-timing"].split(", ")
+    )
+    return float(timing[stage])
+
+
+def test_the_time_in_each_stage_is_in_the_header(make_service, page_view):
+    response = make_service().send(page_view)
+    total = _milliseconds(response, "total")
+    parts = [_milliseconds(response, s) for s in ("prepare", "selector", "ranker")]
+    assert 0 < sum(parts) <= total + 0.02
+
+
+@pytest.mark.parametrize("policy", ["random", "popular", "thompson"])
+def test_a_policy_without_scores_asks_no_selector(make_service, page_view, policy):
+    service = make_service(policy=policy)
+    answer = service.send(page_view).json()
+    assert service.selector.num_calls == 0
+    assert answer["policy"] == policy
+    assert not answer["is_fallback"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["cacs", "post_rank", "parallel", "random", "popular", "thompson", "teacher"],
+)
+def test_a_propensity_is_a_probability(make_service, page_view, policy):
+    service = make_service(policy=policy, epsilon=0.1)
+    for number in range(5):
+        answer = service.send(page_view | {"request_id": f"q{number}"}).json()
+        assert all(0 < p["propensity"] <= 1 for p in answer["placements"])
+
+
+def test_the_same_request_is_decided_the_same_way(make_service, page_view):
+    service = make_service(policy="random")
+    first, again = service.send(page_view).json(), service.send(page_view).json()
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("candidate", "rule"),
+    [
+        ({"ad_id": "ghost"}, "unknown_ad"),
+        ({"ad_id": "hat", "creative_ids": ["ghost"]}, "unknown_creative"),
+        ({"ad_id": "hat", "creative_ids": ["blue"]}, "creative_of_other_ad"),
+        ({"ad_id": "hat", "pinned_creative_id": "blue"}, "creative_of_other_ad"),
+    ],
+)
+def test_an_ad_that_cannot_take_part_is_listed_and_the_others_go_on(
+    make_service, page_view, candidate, rule
+):
+    page_view["candidates"][0] = {"bid_micros": 100_000} | candidate
+
+    response = make_service().send(page_view)
+
+    assert response.status_code == 200
+    assert response.json()["rejected"] == [{"ad_id": candidate["ad_id"], "rule": rule}]
+    assert [p["ad_id"] for p in response.json()["placements"]] == ["shoe"]
+
+
+def test_when_no_ad_can_take_part_nothing_is_shown(make_service, page_view):
+    page_view["candidates"] = [{"ad_id": "ghost", "bid_micros": 1}]
+    service = make_service()
+
+    response = service.send(page_view)
+
+    assert response.status_code == 200
+    assert response.json()["placements"] == []
+    assert service.selector.num_calls == 0
+
+
+def test_a_pinned_creative_is_shown_with_certainty(make_service, page_view):
+    page_view["candidates"][0]["pinned_creative_id"] = "straw"
+    answer = make_service(epsilon=0.5).send(page_view).json()
+    hat = next(p for p in answer["placements"] if p["ad_id"] == "hat")
+    assert (hat["creative_id"], hat["propensity"]) == ("straw", 1.0)
+
+
+def test_the_stages_are_told_what_the_request_declared(make_service, page_view):
+    service = make_service()
+    service.send(page_view)
+    page = service.selector.page
+    assert page.features == {"device": "phone", "hour": 7.0}
+    assert page.ad_ids == ("hat", "shoe")
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert page.request_ts_us == int(moment.timestamp()) * 1_000_000
+
+
+def test_health_is_a_golden_request_through_all_stages(make_service):
+    service = make_service()
+
+    response = service.send(None, path="/healthz", method="GET")
+
+    assert (response.status_code, response.json()["release"]) == (200, "r1")
+    assert service.selector.num_calls == service.ranker.num_calls == 1
+
+
+@pytest.mark.parametrize("stage", ["selector", "ranker"])
+def test_health_fails_when_a_stage_does(make_service, stage):
+    service = make_service()
+    getattr(service, stage).error = RuntimeError("down")
+    response = service.send(None, path="/healthz", method="GET")
+    assert response.status_code == 503
+    assert response.json()["reason"] == f"{stage}_failed"
+
+
+def test_health_is_not_asked_of_the_stages_twice_in_a_second(make_service):
+    service = make_service()
+
+    async def ask():
+        return await asyncio.gather(*(service.gateway.health() for _ in range(5)))
+
+    assert asyncio.run(ask()) == [None] * 5
+    assert service.selector.num_calls == 1
+
+
+def test_what_happened_is_counted(make_service, page_view):
+    service = make_service()
+    service.selector.error = RuntimeError("down")
+    service.send(page_view)
+    service.send(b"not json")
+
+    page = service.send(None, path="/metrics", method="GET").text
+
+    for line in (
+        'cacs_requests_total{status="200"} 1.0',
+        'cacs_requests_total{status="422"} 1.0',
+        'cacs_fallbacks_total{reason="selector_failed"} 1.0',
+        "cacs_decisions_total 2.0",
+        'cacs_stage_seconds_count{stage="ranker"} 1.0',
+        'cacs_release{release="r1"} 1.0',
+    ):
+        assert line in page.splitlines()
+
+
+def test_a_request_without_a_time_is_asked_now(make_service, page_view):
+    del page_view["request_ts"]
+    service = make_service()
+    before = datetime.now(UTC).timestamp()
+
+    asyncio.run(service.gateway.decide(DecideRequest.model_validate(page_view)))
+
+    assert before <= service.selector.page.request_ts_us / 1e6
