@@ -31,7 +31,6 @@ from cacs_ray.features.batch import FeatureArrays, FeatureTensors, as_index, tak
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.encode import (
     ContentEncoder,
-    blank_rows,
     encode_rows,
     with_blank_row,
 )

@@ -6,16 +6,17 @@ are only ever read as data: nothing from the artifact store is executed, and a
 bundle whose files do not have the digests of the database is refused.
 """
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from cacs_ray.bundle import verify_bundle
-from cacs_ray.data.files import sha256_file
+from cacs_ray.data.files import read_json, sha256_file
 from cacs_ray.errors import InputError
 from cacs_ray.tracking.store import (
     default_uri,
@@ -33,6 +34,8 @@ DEFAULT_MODEL = "creative-selector"
 
 _EXPERIMENT = "releases"
 _DIGEST_TAG = "manifest_sha256"
+_REPORT = "report.json"
+_MAX_TAG = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Registry:
 
     Args:
         uri: as for `Tracker.open`.
-        model: name of the registered model; one per dataset.
+        model: name of the registered model; one per dataset, see `model_name`.
     """
 
     def __init__(self, uri: str | None = None, model: str = DEFAULT_MODEL) -> None:
@@ -62,6 +65,7 @@ class Registry:
         self,
         bundle: Path | str,
         *,
+        report: Path | None = None,
         run_id: str | None = None,
         tags: Mapping[str, str] = {},
     ) -> Release:
@@ -69,6 +73,7 @@ class Registry:
 
         Args:
             bundle: directory of the bundle; it is verified first and copied.
+            report: its report.json, kept beside it for later comparisons.
             run_id: MLflow's id of the run that made it; without one, a run that
                 only holds the files is made.
             tags: kept with the version, for example the dataset's digest.
@@ -89,21 +94,24 @@ class Registry:
             if known is None:
                 own = {"bundle_id": bundle_id, _DIGEST_TAG: digest}
                 known = self._store(root, run_id, {**tags, **own})
+                if report is not None:
+                    self._client.log_artifact(known.run_id, str(report))
             self._client.set_registered_model_alias(
                 self.model, CHALLENGER, str(known.version)
             )
         return _release(known)
 
-    def promote(self, version: str, tags: Mapping[str, str] = {}) -> None:
-        """Make a version the champion; the old one becomes `previous`.
-
-        Args:
-            version: as in `Release`.
-            tags: why, for example `{"gate": "passed"}`.
-        """
+    def tag(self, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version, for example why it was refused."""
         with self._reachable():
             for name, value in tags.items():
-                self._client.set_model_version_tag(self.model, version, name, value)
+                self._client.set_model_version_tag(
+                    self.model, version, name, value[:_MAX_TAG]
+                )
+
+    def promote(self, version: str) -> None:
+        """Make a version the champion; the old one becomes `previous`."""
+        with self._reachable():
             old = self._by_alias(CHAMPION)
             if old is not None and str(old.version) != version:
                 self._set_alias(PREVIOUS, str(old.version))
@@ -161,6 +169,19 @@ class Registry:
                 rule="digest",
             )
         return path
+
+    def report(self, release: Release) -> dict[str, object] | None:
+        """Return the report that was kept with a version, None if there is none."""
+        with self._reachable(), tempfile.TemporaryDirectory() as directory:
+            version = self._client.get_model_version(self.model, release.version)
+            names = [f.path for f in self._client.list_artifacts(str(version.run_id))]
+            if _REPORT not in names:
+                return None
+            file = self._client.download_artifacts(
+                str(version.run_id), _REPORT, directory
+            )
+            kept: dict[str, object] = read_json(file)
+            return kept
 
     def _store(
         self, root: Path, run_id: str | None, tags: Mapping[str, str]
@@ -226,6 +247,17 @@ class Registry:
                 source=self.uri,
                 rule="registry_reachable",
             ) from error
+
+
+def model_name(manifest: Mapping[str, Any]) -> str:
+    """Return the registered model that a bundle is a version of.
+
+    >>> model_name({"lineage": {"dataset": "summer sale"}})
+    'creative-selector-summer-sale'
+    """
+    dataset = str(manifest.get("lineage", {}).get("dataset", ""))
+    slug = re.sub(r"[^\w.-]+", "-", dataset)
+    return f"{DEFAULT_MODEL}-{slug}" if slug else DEFAULT_MODEL
 
 
 def _release(version: "ModelVersion") -> Release:

@@ -5,9 +5,16 @@ they agree. The style is seen in the creative's content vector, the taste in the
 user's list and group.
 """
 
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from cacs_ray.features.batch import EncodedLog
+from cacs_ray.features.batch import Batch, EncodedLog
 from cacs_ray.features.spec import FeatureSpec, FieldSpec, VocabularySpec
 from cacs_ray.models.adaptive_dropout import GateConfig
 from cacs_ray.models.ranker import RankerConfig
@@ -42,9 +49,7 @@ FIELDS = (
         column="creative_id",
         vocabulary="creative_id",
     ),
-    FieldSpec(
-        name="picture", of="creative", kind="vector", column="p", size=CONTENT
-    ),
+    FieldSpec(name="picture", of="creative", kind="vector", column="p", size=CONTENT),
 )
 VOCABULARIES = (
     VocabularySpec(name="user_id", num_values=NUM_USERS),
@@ -158,7 +163,7 @@ def selector_config(kind: str = "none") -> SelectorConfig:
 
 
 def ranker_config(kind: str = "none", **changes: object) -> RankerConfig:
-    fields = {
+    given = {
         "dim": 8,
         "content_dim": 8,
         "hidden": 16,
@@ -171,11 +176,11 @@ def ranker_config(kind: str = "none", **changes: object) -> RankerConfig:
         "keeps_own_fields": True,
         "gate": gate(kind),
     }
-    return RankerConfig.model_validate(fields | changes)
+    return RankerConfig.model_validate(given | changes)
 
 
 def loop_config(**changes: object) -> LoopConfig:
-    fields = {
+    given = {
         "num_epochs": 2,
         "batch_size": 256,
         "learning_rate": 0.01,
@@ -189,7 +194,7 @@ def loop_config(**changes: object) -> LoopConfig:
         "report_every_steps": 4,
         "checkpoint_every_steps": 0,
     }
-    return LoopConfig.model_validate(fields | changes)
+    return LoopConfig.model_validate(given | changes)
 
 
 def _blank_first(rows: np.ndarray) -> np.ndarray:
@@ -197,3 +202,26 @@ def _blank_first(rows: np.ndarray) -> np.ndarray:
     joined = np.concatenate([blank, rows])
     is_number = np.issubdtype(joined.dtype, np.floating)
     return joined if is_number else joined.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class DeadlyLog(EncodedLog):
+    """Kills its process at the n-th batch, once: then `marker` is there."""
+
+    marker: Path = Path()
+    batches_left: Iterator[int] = field(default_factory=lambda: iter(range(6)))
+
+    def batch(self, *args: Any, **kwargs: Any) -> Batch:
+        if not self.marker.exists() and next(self.batches_left, None) is None:
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return EncodedLog.batch(self, *args, **kwargs)
+
+
+def open_deadly(directory: str, window: str) -> EncodedLog:
+    """Open a training window that kills its reader once, a harmless validation."""
+    log = open_synthetic(directory, window)
+    if window != "train":
+        return log
+    columns = {item.name: getattr(log, item.name) for item in fields(log)}
+    return DeadlyLog(**columns, marker=Path(directory) / "died")

@@ -14,6 +14,7 @@ from cacs_ray.data.reading import list_files, read_whole
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.errors import InputError
+from cacs_ray.schema import Column
 
 # Candidate rows scored at once: enough to be fast, little enough to stay small.
 _BLOCK_ROWS = 50_000

@@ -6,10 +6,16 @@ ad came within [request_ts, request_ts + attribution window).
 
 from typing import Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from cacs_ray.config import Config
+from cacs_ray.data.casting import cast_table
+from cacs_ray.data.checks import check_column
+from cacs_ray.data.declaration import LayoutColumn
+from cacs_ray.data.reading import TableFile, list_files, read_whole
+from cacs_ray.errors import InputError
 from cacs_ray.schema import CLICKS, DECISIONS, IMPRESSIONS, Column
 
 _KEY: Final = (Column.REQUEST_ID, Column.AD_ID)
@@ -78,6 +84,55 @@ def count_clicks(
         too_early=early,
         unknown=clicks.num_rows - matched.height,
     )
+
+
+def read_table(location: str, schema: pa.Schema) -> pa.Table:
+    """Read decisions or clicks from files, in the types of their schema.
+
+    Args:
+        location: a file or directory; extra columns stay as they were read.
+        schema: `DECISIONS` or `CLICKS`.
+
+    Raises:
+        InputError: nothing readable is there, a required column is missing, or
+            a value is missing or of the wrong type; the decision log is ours, so
+            that is damage and not a row to reject.
+    """
+    layout = tuple(
+        LayoutColumn(
+            name=field.name,
+            source=field.name,
+            type=field.type,
+            is_required=not field.nullable,
+            must_exist=not field.nullable,
+        )
+        for field in schema
+    )
+    parts = [_cast_file(file, layout) for file in list_files(location)]
+    if not parts:
+        raise InputError("no files", source=location, rule="empty_log")
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def _cast_file(file: TableFile, layout: tuple[LayoutColumn, ...]) -> pa.Table:
+    raw = read_whole(file)
+    for column in layout:
+        check_column(column, raw.schema, source=file.path, table="feedback")
+    cast = cast_table(raw, layout)
+    bad = np.flatnonzero(cast.is_missing | cast.is_wrong_type)
+    if len(bad):
+        rule = "missing_required" if cast.is_missing[bad[0]] else "wrong_type"
+        raise InputError(
+            f"{len(bad)} rows are damaged",
+            source=file.path,
+            field=f"row {bad[0]}",
+            rule=rule,
+        )
+    table = cast.table
+    for name in raw.column_names:
+        if name not in table.column_names:
+            table = table.append_column(raw.schema.field(name), raw[name])
+    return table
 
 
 def _shown(decisions: pa.Table) -> pl.DataFrame:

@@ -24,7 +24,6 @@ from cacs_ray.evaluation.policies import (
 from cacs_ray.evaluation.scored_log import BUCKETS, ScoredLog, take_column
 from cacs_ray.metrics.creative import nsctr, nsctr_per_ad
 from cacs_ray.metrics.intervals import (
-    Intervals,
     cluster_bootstrap,
     pool_clusters,
     sum_by_cluster,
@@ -298,7 +297,7 @@ def _slice_intervals(
         level=settings.level,
         seed=settings.seed,
     )
-    columns = iter(_as_dicts(result))
+    columns = iter(result.as_dicts())
     return {key: {name: next(columns) for name in _FIGURES} for key in slices}
 
 
@@ -317,7 +316,7 @@ def _nsctr_intervals(
         level=settings.level,
         seed=settings.seed,
     )
-    return dict(zip(traffic, _as_dicts(result), strict=True))
+    return dict(zip(traffic, result.as_dicts(), strict=True))
 
 
 def _slice_report(part: _Slice, intervals: Figures) -> Figures:
@@ -334,11 +333,3 @@ def _slice_report(part: _Slice, intervals: Figures) -> Figures:
         "mean_importance": part.mean_importance,
         "unsupported_share": part.unsupported_share,
     }
-
-
-def _as_dicts(intervals: Intervals) -> list[Figures]:
-    bounds = zip(intervals.value, intervals.low, intervals.high, strict=True)
-    return [
-        {"value": float(value), "low": float(low), "high": float(high)}
-        for value, low, high in bounds
-    ]

@@ -96,7 +96,7 @@ class ContentCache:
                 if not pc.any(pc.is_in(digests, value_set=wanted)).as_py():
                     return None
                 return file.read()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             first_line = str(error).splitlines()[0] if str(error) else "unreadable"
             logger.warning(
                 "content cache: %s is damaged and left out, its contents are "

@@ -60,7 +60,7 @@ def blank_rows(spec: FeatureSpec, *sides: Side, num_rows: int = 1) -> FeatureArr
         elif field.encoding == "index_list":
             arrays[field.key] = np.zeros((num_rows, field.size), np.int32)
         elif field.encoding == "number":
-            arrays[field.key] = np.tile(np.float32([0, 1]), (num_rows, 1))
+            arrays[field.key] = np.tile(np.array([0, 1], np.float32), (num_rows, 1))
         else:
             arrays[field.key] = np.zeros((num_rows, field.width), np.float16)
     return arrays

@@ -7,11 +7,11 @@ from typing import Literal, Protocol
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from cacs_ray.features.content import default_text_encoder, encoder_size
 from pydantic import Field
 
 from cacs_ray.config import Config
 from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.features.content import default_text_encoder, encoder_size
 from cacs_ray.features.counts import (
     RequestField,
     WindowCounts,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -183,7 +184,7 @@ def _encoded_blocks(
     context.execution_options.preserve_order = True
     shared = ray.put(encoder)
 
-    def encode_files(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    def encode_files(batch: Any) -> Iterator[Any]:  # noqa: ANN401 - Ray's batches
         rows: LogRows = ray.get(shared)
         for path in batch["path"]:
             with pq.ParquetFile(path) as file:
@@ -193,7 +194,9 @@ def _encoded_blocks(
     blocks = ray.data.from_items(
         [{"path": path} for path in files], override_num_blocks=len(files)
     ).map_batches(encode_files, batch_format="numpy", batch_size=None)
-    yield from blocks.iter_batches(batch_format="numpy", batch_size=None)
+    for block in blocks.iter_batches(batch_format="numpy", batch_size=None):
+        assert isinstance(block, dict)
+        yield block
 
 
 def _place_explicit_lists(

@@ -29,6 +29,13 @@ class Intervals:
     low: Float[np.ndarray, " M"]
     high: Float[np.ndarray, " M"]
 
+    def as_dicts(self) -> list[dict[str, float]]:
+        """Return `value`, `low` and `high` of each figure as plain numbers."""
+        return [
+            {"value": float(value), "low": float(low), "high": float(high)}
+            for value, low, high in zip(self.value, self.low, self.high, strict=True)
+        ]
+
 
 def sum_by_cluster(
     columns: Float[np.ndarray, "N S"],

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -69,6 +69,11 @@ class EmbeddingTables(nn.Module):
         """Return the embeddings of a field's values."""
         embedded: Tensor = self.table(field)(index)
         return embedded
+
+    def mean(self, field: FieldSpec, index: Int[Tensor, "N L"]) -> Float[Tensor, "N D"]:
+        """Return the mean embedding of each row's known values, zero without any."""
+        weight = self.table(field).get_parameter("weight")
+        return functional.embedding_bag(index, weight, mode="mean", padding_idx=0)
 
     def table(self, field: FieldSpec) -> nn.Module:
         """Return the table that a field looks up."""
@@ -132,17 +137,9 @@ class FieldEncoder(nn.Module):
         if field.encoding == "index":
             return tables(field, value)
         if field.encoding == "index_list":
-            return masked_mean(tables(field, value), value > 0)
+            return tables.mean(field, value)
         projected: Tensor = self.projections[module_key(field.key)](value)
         return projected
-
-
-def masked_mean(
-    values: Float[Tensor, "N L D"], mask: Bool[Tensor, "N L"]
-) -> Float[Tensor, "N D"]:
-    """Return the mean over the real values of each row, zero when there are none."""
-    total = torch.einsum("nld,nl->nd", values, mask.to(values.dtype))
-    return total / mask.sum(-1, keepdim=True).clamp(min=1)
 
 
 def gather_rows(

@@ -50,9 +50,9 @@ class RankerConfig(Config):
     content_dim: int = Field(gt=0)
     """Width of a projected vector, text or image."""
     hidden: int = Field(gt=0)
-    """Width of each side's part and of the deep layer."""
+    """Width of each side's hidden layer and of the deep layer."""
     interaction_dim: int = Field(gt=0)
-    """Width of the elementwise product of context and creative."""
+    """Width in which the two sides meet: as they are, and as a product."""
     num_cross_layers: int = Field(ge=0)
     cross_rank: int = Field(gt=0)
     num_slots: int = Field(gt=0)
@@ -138,7 +138,7 @@ class Ranker(nn.Module):
         vector_size = (
             0 if config.sharing == "own" or shared is None else shared.vector_size
         )
-        part = config.hidden + config.interaction_dim
+        part = 2 * config.interaction_dim
         self.context_tower = Tower(
             self.context_encoder.width + interest_width,
             config.hidden,
@@ -152,7 +152,7 @@ class Ranker(nn.Module):
             part,
             PART_SCALE,
         )
-        width = 2 * config.hidden + config.interaction_dim
+        width = 3 * config.interaction_dim
         self.cross = CrossLayers(width, config.num_cross_layers, config.cross_rank)
         self.deep = nn.Linear(width, config.hidden)
         self.out = nn.Linear(config.hidden, 1)

@@ -23,6 +23,7 @@ from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import ValidatedLog, validate_log
 from cacs_ray.data.splits import Windows, split_windows
+from cacs_ray.errors import InputError
 from cacs_ray.features.fit import TrainingWindow, fit_features
 from cacs_ray.features.store import open_encoded, open_fitted, write_store
 from cacs_ray.models.calibration import Calibration
@@ -32,6 +33,7 @@ from cacs_ray.recipes.content import DatasetContent, require_encoders
 from cacs_ray.recipes.report import report_cycle
 from cacs_ray.recipes.score import calibrate
 from cacs_ray.recipes.stages import Stages
+from cacs_ray.registry import Registry
 from cacs_ray.schema import Column, Side
 from cacs_ray.tracking.client import Run, Tracker
 from cacs_ray.training.ranker import train_ranker
@@ -81,7 +83,23 @@ def run_cycle(
         run.tags({"bundle_id": headline["bundle_id"]})
         for file in ("report.html", "report.json"):
             run.artifact(root / file)
-    return {"out": str(root), **headline}
+        registered = register(root / "bundle", tracker, run)
+    return {"out": str(root), **headline, **registered}
+
+
+def register(bundle: Path, tracker: Tracker, run: Run) -> dict[str, str]:
+    """Register a bundle as the challenger; a registry that is away is only said."""
+    try:
+        registry = Registry(tracker.uri)
+        release = registry.register(bundle, run_id=tracker.mlflow_run_id(run))
+    except InputError as error:
+        log.warning(
+            "not registered: %s; later: python -m jobs.promote --bundle %s",
+            error,
+            bundle,
+        )
+        return {}
+    return {"model_version": release.version}
 
 
 class Cycle:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ import polars as pl
 import pyarrow as pa
 
 from cacs_ray.bundle import Predictor
+from cacs_ray.data.dataset import Dataset
 from cacs_ray.data.files import write_json
-from cacs_ray.evaluation.offline import evaluate
+from cacs_ray.data.logs import ValidatedLog
+from cacs_ray.evaluation.offline import EvaluationSettings, evaluate
 from cacs_ray.evaluation.policies import available_policies, policy_probabilities
 from cacs_ray.evaluation.report import plain_report, write_report
 from cacs_ray.evaluation.scored_log import ScoredLog
+from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
 from cacs_ray.recipes.score import score_log
 from cacs_ray.recipes.truth import choice_gain, find_market, next_day_value
@@ -34,38 +38,19 @@ def report_cycle(cycle: "Cycle") -> dict[str, Any]:
         The headline figures.
     """
 
-    def body(directory: Path, run: Run) -> dict[str, Any]:
+    def body(_: Path, run: Run) -> dict[str, Any]:
         predictor = Predictor.load(cycle.out / "bundle")
         test = open_encoded(cycle.work / "features", "test")
-        scored = score_log(predictor, test)
+        judged = Judged(cycle.dataset, cycle.validated, cycle.windows.test)
         report = {
-            "dataset": cycle.dataset.root.name,
-            "bundle_id": predictor.bundle_id,
             "windows": cycle.windows.model_dump(),
-            "data": cycle.validated.summary.model_dump(mode="json"),
             "stages": {
                 name: dict(figures) for name, figures in cycle.stages.summaries.items()
             },
             "curves": _curves(cycle.work),
-            **evaluate(scored, cycle.config.evaluation),
+            **judge(predictor, test, judged, cycle.config.evaluation),
         }
-        market = find_market(cycle.dataset.root)
-        if market is not None:
-            impressions = _window_rows(
-                [str(f) for f in cycle.validated.impression_files], cycle.windows.test
-            )
-            report["truth"] = {
-                "next_day": next_day_value(market, predictor, POLICIES),
-                "choice_gain": choice_gain(
-                    market,
-                    impressions,
-                    _choices(scored, predictor),
-                    _is_rare(scored),
-                ),
-            }
-        plain = plain_report(report)
-        write_json(cycle.out / "report.json", plain)
-        write_report(plain, cycle.out / "report.html")
+        plain = keep_report(report, cycle.out)
         run.metrics(_headline_metrics(plain))
         return headline(plain)
 
@@ -80,6 +65,56 @@ def report_cycle(cycle: "Cycle") -> dict[str, Any]:
     summary = dict(cycle.stages.summaries["evaluate"])
     summary.pop("seconds")
     return {"report": str(cycle.out / "report.html"), **summary}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Where the judged rows come from."""
+
+    dataset: Dataset
+    validated: ValidatedLog
+    window: tuple[int, int]
+    """[start, end) in microseconds."""
+
+
+def judge(
+    predictor: Predictor,
+    test: EncodedLog,
+    judged: Judged,
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """Compute all figures of a bundle on an encoded window.
+
+    On a simulated log the truth beside it is asked too.
+    """
+    scored = score_log(predictor, test)
+    report = {
+        "dataset": judged.dataset.root.name,
+        "bundle_id": predictor.bundle_id,
+        "data": judged.validated.summary.model_dump(mode="json"),
+        **evaluate(scored, settings),
+    }
+    market = find_market(judged.dataset.root)
+    if market is not None:
+        files = [str(file) for file in judged.validated.impression_files]
+        report["truth"] = {
+            "next_day": next_day_value(market, predictor, POLICIES),
+            "choice_gain": choice_gain(
+                market,
+                _window_rows(files, judged.window),
+                _choices(scored, predictor),
+                _is_rare(scored),
+            ),
+        }
+    return report
+
+
+def keep_report(report: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Write report.json and report.html; return what the JSON holds."""
+    plain = plain_report(report)
+    write_json(out / "report.json", plain)
+    write_report(plain, out / "report.html")
+    return plain
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:

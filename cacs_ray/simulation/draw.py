@@ -1,6 +1,6 @@
 """Draws a market from a recipe and a seed: the hidden truth, nothing observed.
 
-    U users + 1    A ads    K creatives    T categories    D style size
+U users + 1    A ads    K creatives    T categories    D style size
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ from cacs_ray.errors import InputError
 from cacs_ray.schema import REQUESTS, TIMESTAMP
 from cacs_ray.simulation.recipes import MarketRecipe
 
-Ids = Sequence[str | None] | pa.Array | pa.ChunkedArray
+Ids: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
 DEVICE: Final = "device"
 """The declared request column of every market."""
@@ -127,7 +127,9 @@ class Market:
 
     def creative_logits(self, user: np.ndarray, creative: np.ndarray) -> np.ndarray:
         """Return personal taste + appeal + residual, float32 [N]."""
-        fit = np.einsum("nd,nd->n", self.user_taste[user], self.creative_style[creative])
+        fit = np.einsum(
+            "nd,nd->n", self.user_taste[user], self.creative_style[creative]
+        )
         scale = self.recipe.effects.personal / np.sqrt(self.user_taste.shape[1])
         common = self.creative_appeal + self.creative_residual
         return fit * np.float32(scale) + common[creative]
@@ -251,17 +253,17 @@ class Market:
             InputError: a file is missing or unreadable.
         """
         directory = Path(directory)
-        scalars = read_json(directory / "market.json")
-        scalars["recipe"] = MarketRecipe.model_validate(scalars["recipe"])
-        scalars["category_names"] = tuple(scalars["category_names"])
+        parameters: dict[str, Any] = read_json(directory / "market.json")
+        parameters["recipe"] = MarketRecipe.model_validate(parameters["recipe"])
+        parameters["category_names"] = tuple(parameters["category_names"])
         try:
-            arrays = load_file(directory / "market.safetensors")
+            parameters |= load_file(directory / "market.safetensors")
             requests = pq.read_table(directory / "requests.parquet")
         except (OSError, SafetensorError, pa.ArrowInvalid) as error:
             raise InputError(
                 f"cannot be read: {error}", source=str(directory), rule="readable"
             ) from error
-        return cls(**scalars, **arrays, requests=requests)
+        return cls(**parameters, requests=requests)
 
 
 def numbered(prefix: str, count: int, digits: int) -> pa.Array:

@@ -36,15 +36,16 @@ _TITLE_WORDS: Final = 4
 _WORD_SHARPNESS: Final = 1.6
 """How strongly a title's words follow the style."""
 _CHUNK: Final = 50_000
-_WORDS: Final = tuple(
-    """
-    bold calm crisp warm cool bright dark soft sharp light heavy quick slow quiet loud
-    sweet wild tame plain fancy classic modern retro future urban rustic alpine coastal
-    sunny stormy golden silver velvet steel silky rugged gentle fierce playful serious
-    proud humble cosy airy minimal lavish honest secret royal simple clever daring
-    friendly elegant sporty dreamy fresh vintage handmade smart pure rare
-    """.split()
-)
+_WORDS: Final = (
+    "bold", "calm", "crisp", "warm", "cool", "bright", "dark", "soft", "sharp",
+    "light", "heavy", "quick", "slow", "quiet", "loud", "sweet", "wild", "tame",
+    "plain", "fancy", "classic", "modern", "retro", "future", "urban", "rustic",
+    "alpine", "coastal", "sunny", "stormy", "golden", "silver", "velvet", "steel",
+    "silky", "rugged", "gentle", "fierce", "playful", "serious", "proud", "humble",
+    "cosy", "airy", "minimal", "lavish", "honest", "secret", "royal", "simple",
+    "clever", "daring", "friendly", "elegant", "sporty", "dreamy", "fresh",
+    "vintage", "handmade", "smart", "pure", "rare",
+)  # fmt: skip
 
 
 def declared_features(market: Market) -> tuple[FeatureDeclaration, ...]:

@@ -104,7 +104,9 @@ def read_pictures(directory: str | Path = SHIPPED_PICTURES) -> PictureSource:
             field=".".join(map(str, first["loc"])),
             rule=first["type"],
         ) from error
-    missing = [entry.file for entry in entries if not (directory / entry.file).is_file()]
+    missing = [
+        entry.file for entry in entries if not (directory / entry.file).is_file()
+    ]
     if missing or not entries:
         raise InputError(
             f"no such picture: {missing[:3]}" if missing else "lists no pictures",
@@ -177,7 +179,12 @@ def compose(photo: Image.Image, look: np.ndarray, title: str) -> Image.Image:
     if _value(look, "crop") == "close":
         width, height = photo.size
         photo = photo.crop(
-            (int(width * 0.22), int(height * 0.22), int(width * 0.78), int(height * 0.78))
+            (
+                int(width * 0.22),
+                int(height * 0.22),
+                int(width * 0.78),
+                int(height * 0.78),
+            )
         )
     canvas = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), ground)
     layout = _LAYOUTS[_value(look, "layout")]

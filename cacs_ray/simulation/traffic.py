@@ -71,9 +71,7 @@ class Counts:
         return cls(np.zeros(size, np.int64), np.zeros(size, np.int64))
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.clicks + other.clicks, self.impressions + other.impressions
-        )
+        return Counts(self.clicks + other.clicks, self.impressions + other.impressions)
 
 
 def log_parts(recipe: MarketRecipe) -> Iterator[list[Part]]:
@@ -111,8 +109,9 @@ def draw_part(market: Market, part: Part, seen: Counts) -> tuple[pa.Table, Count
     p = market.probability(user, creative, slot, device)
     is_clicked = rng.random(len(p)) < p
     columns = {
-        Column.REQUEST_ID: _request_ids(f"r{part.day:02d}{part.index:03d}", requests)
-        .take(pa.array(request)),
+        Column.REQUEST_ID: _request_ids(
+            f"r{part.day:02d}{part.index:03d}", requests
+        ).take(pa.array(request)),
         Column.REQUEST_TS: pa.array(requests.ts_us[request], TIMESTAMP),
         Column.USER_ID: market.user_ids.take(pa.array(user)),
         Column.AD_ID: market.ad_ids.take(pa.array(ad)),
@@ -240,9 +239,7 @@ def fill_slots(
     return request, slot, ad[request, best[request, slot]]
 
 
-def _draw_ads(
-    market: Market, user: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _draw_ads(market: Market, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw M ads for each request: from the user's topics, and from all ads."""
     traffic = market.recipe.traffic
     by_category = np.argsort(market.ad_category, kind="stable")

@@ -132,6 +132,8 @@ def run_stage(stage: Stage, launch: Launch) -> TrainResult:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    # Every report of every epoch is an INFO line there; ours go to `on_metrics`.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     launch.out_dir.mkdir(parents=True, exist_ok=True)
     metrics_file = launch.out_dir / "metrics.jsonl"
     metrics_file.unlink(missing_ok=True)

@@ -192,3 +192,27 @@ def test_a_second_run_replaces_the_first(tmp_path):
     log = validate_log(dataset, tmp_path / "out")
     assert len(log.impression_files) == 1
     assert log.summary.rows.read == 1
+
+
+def test_row_numbers_run_on_over_the_batches_of_a_file(tmp_path):
+    rows = 140_000  # more than one batch of 131,072
+    table = pa.table(
+        {name: pa.array([value]).take([0] * rows) for name, value in row(1).items()}
+    )
+    ids = [f"r{i}" for i in range(rows)]
+    ids[139_999] = "r7"
+    slots = [0] * rows
+    slots[135_000] = -1
+    changed = {"request_id": pa.array(ids), "slot": pa.array(slots)}
+    for name, values in changed.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    file = pa.BufferOutputStream()
+    pq.write_table(table, file)
+    dataset = write_log(tmp_path / "log", file.getvalue().to_pybytes())
+    log = validate_log(dataset, tmp_path / "out")
+    assert log.summary.rows.accepted == rows - 2
+    rejected = pl.read_parquet(tmp_path / "out" / "rejects" / "impressions-*.parquet")
+    assert rejected.select("rule", "row_number").rows() == [
+        ("bad_slot", 135_000),
+        ("duplicate_impression", 139_999),
+    ]

@@ -45,7 +45,8 @@ def test_the_same_bundle_is_registered_once(registry, make_bundle):
 
 def test_the_old_champion_is_remembered_and_comes_back(registry, make_bundle):
     first = registry.register(make_bundle("a"))
-    registry.promote(first.version, {"gate": "passed"})
+    registry.promote(first.version)
+    registry.tag(first.version, {"gate": "passed"})
     second = registry.register(make_bundle("b"))
     registry.promote(second.version)
     assert aliases(registry)[CHAMPION] == second.version
@@ -79,6 +80,15 @@ def test_a_release_can_be_fetched_after_its_origin_is_gone(
     (bundle / "config.json").unlink()
     fetched = registry.fetch(release, tmp_path / "cache")
     assert (fetched / "config.json").read_text() == '{"content": "a"}'
+
+
+def test_a_report_is_kept_with_its_version(registry, make_bundle, tmp_path):
+    report = tmp_path / "report.json"
+    report.write_text('{"rows": 3}')
+    with_report = registry.register(make_bundle("a"), report=report)
+    without = registry.register(make_bundle("b"))
+    assert registry.report(with_report) == {"rows": 3}
+    assert registry.report(without) is None
 
 
 def test_a_stored_file_that_was_changed_is_refused(registry, make_bundle, tmp_path):

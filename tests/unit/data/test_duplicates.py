@@ -49,3 +49,9 @@ def test_equal_hashes_of_different_keys_are_no_duplicates(tmp_path):
 
 def test_an_empty_file_has_none(tmp_path):
     assert found(tmp_path, [], [("r1", "a"), ("r1", "a")]) == {1: [1]}
+
+
+def test_row_numbers_are_those_of_the_file_and_not_of_a_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr("cacs_ray.data.reading._BATCH_ROWS", 2)
+    keys = [("r1", "a"), ("r2", "a"), ("r3", "a"), ("r4", "a"), ("r2", "a")]
+    assert found(tmp_path, keys) == {0: [4]}

@@ -3,9 +3,16 @@
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cacs_ray.data.feedback import ClickCounts, count_clicks, join_feedback
+from cacs_ray.data.feedback import (
+    ClickCounts,
+    count_clicks,
+    join_feedback,
+    read_table,
+)
+from cacs_ray.errors import InputError
 from cacs_ray.schema import CLICKS, DECISIONS, IMPRESSIONS
 
 NOON = datetime(2024, 1, 10, 12, tzinfo=UTC)
@@ -108,3 +115,18 @@ def test_no_click_is_no_mistake():
 def test_the_window_is_positive(window):
     with pytest.raises(ValueError, match="positive"):
         join_feedback(decisions({}), clicks(1), attribution_window_s=window)
+
+
+def test_logs_come_back_from_files_and_damage_is_told(tmp_path):
+    pq.write_table(decisions({}, {"ad_id": "sock"}), tmp_path / "decisions.parquet")
+    (tmp_path / "clicks.csv").write_text(
+        "request_id,ad_id,click_ts\nr1,hat,2024-01-10T12:00:05Z\n"
+    )
+    shown = read_table(str(tmp_path / "decisions.parquet"), DECISIONS)
+    clicked = read_table(str(tmp_path / "clicks.csv"), CLICKS)
+    joined = join_feedback(shown, clicked, attribution_window_s=9)
+    assert joined["is_clicked"].to_pylist() == [True, False]
+    assert joined["device"].to_pylist() == ["phone", "phone"]
+    (tmp_path / "clicks.csv").write_text("request_id,ad_id,click_ts\nr1,hat,soon\n")
+    with pytest.raises(InputError, match=r"clicks\.csv: row 0: .*\[wrong_type\]"):
+        read_table(str(tmp_path / "clicks.csv"), CLICKS)

@@ -1,6 +1,7 @@
 """What the gateway promises: one decision per request, whatever a stage does."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 
 import numpy as np
@@ -136,8 +137,21 @@ def test_with_both_stages_stuck_the_answer_still_keeps_the_deadline(
     assert response.json()["fallback_reason"] == "selector_late,ranker_late"
     # 0.6 of 40 ms, then 0.6 of the rest.
     assert _milliseconds(response, "selector") < 40
-    assert service.selector.is_cancelled
-    assert service.ranker.is_cancelled
+
+
+def test_nothing_keeps_running_after_the_deadline(make_service, page_view):
+    service = make_service(budget_s=0.03)
+    service.selector.is_stuck = service.ranker.is_stuck = True
+    request = DecideRequest.model_validate_json(json.dumps(page_view))
+
+    async def ask():
+        await service.gateway.decide(request)
+        # A cancelled task ends when the loop next comes round to it.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return service.selector.is_cancelled, service.ranker.is_cancelled
+
+    assert asyncio.run(ask()) == (True, True)
 
 
 def _milliseconds(response, stage: str) -> float:
@@ -284,3 +298,24 @@ def test_a_request_without_a_time_is_asked_now(make_service, page_view):
     asyncio.run(service.gateway.decide(DecideRequest.model_validate(page_view)))
 
     assert before <= service.selector.page.request_ts_us / 1e6
+
+
+def test_a_handles_answer_that_is_late_is_told_to_stop(make_service, page_view):
+    class Answer:
+        """Like a handle's answer: dropping the wait does not stop the work."""
+
+        is_told = False
+
+        def __await__(self):
+            yield from asyncio.Event().wait().__await__()
+
+        def cancel(self):
+            self.is_told = True
+
+    answer = Answer()
+    service = make_service(budget_s=0.05)
+    service.selector.remote = lambda *_: answer
+
+    service.send(page_view)
+
+    assert answer.is_told

@@ -62,6 +62,7 @@ def problem(response):
         ({"features": {"hour": "7"}}, "features.hour", "wrong_type"),
         ({"features": {"hour": 10**400}}, "features.hour", None),
         ({"features": {"hour": True}}, "features.hour", "wrong_type"),
+        ({"features": {"device": 10**30}}, "features.device", "wrong_type"),
         ({"features": {"device": 1.5}}, "features.device", "wrong_type"),
         ({"features": {"device": ["phone"]}}, "features.device", "wrong_type"),
         ({"features": {"taste": [1.0]}}, "features.taste", "vector_wrong_size"),

@@ -1,0 +1,271 @@
+"""The demonstration: market, cycle, service, requests over HTTP, and a table."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import yaml
+
+from cacs_ray.cluster import local_environment
+from cacs_ray.data.files import read_json, write_bytes
+from cacs_ray.recipes.config import run_config
+from cacs_ray.recipes.cycle import run_cycle
+from cacs_ray.recipes.promote import promote_bundle
+from cacs_ray.recipes.shown import show_answer, show_policies, show_step
+from cacs_ray.schema import Column
+from cacs_ray.simulation.export import write_market
+from cacs_ray.simulation.recipes import market_recipe
+from cacs_ray.tracking.server import mlflow_server
+from cacs_ray.tracking.store import default_uri
+
+log = logging.getLogger(__name__)
+
+NUM_REQUESTS = 200
+_START_TIMEOUT_S = 180.0
+_SERVE_CONFIG = Path(__file__).parents[2] / "serve" / "config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the command line of the demonstration says."""
+
+    out: Path
+    recipe: str
+    """Of the market and of the run."""
+    exits: bool
+    """Stop after the table instead of waiting for Ctrl-C."""
+    serve_port: int
+    """0 for any free one."""
+    mlflow_port: int
+    """0 for any free one."""
+
+
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """Walk from nothing to a served, logged decision; see the README.
+
+    Returns:
+        Addresses, figures of the policies and of the requests sent.
+    """
+    started = time.monotonic()
+    market = options.out / "market"
+    show_step(1, "A market writes its log", f"recipe {options.recipe}")
+    if not (market / "dataset.yaml").is_file():
+        write_market(market_recipe(options.recipe), market, seed=0)
+    show_step(2, "The cycle learns from it", "logs -> features -> models -> bundle")
+    uri = default_uri()
+    cycle = run_cycle(
+        market, options.out / "cycle", run_config(options.recipe), tracking_uri=uri
+    )
+    show_step(3, "The gate compares it with the champion", "MLflow registry")
+    verdict = promote_bundle(options.out / "cycle" / "bundle", tracking_uri=uri)
+    show_step(4, "MLflow and the service start", "loopback only")
+    with (
+        mlflow_server(
+            uri, options.out / "mlflow.log", port=options.mlflow_port
+        ) as mlflow_url,
+        serve_graph(options.out, cycle["bundle"], options.serve_port) as service_url,
+    ):
+        show_step(5, f"{NUM_REQUESTS} requests over HTTP", "the day after the log")
+        asked = send_requests(service_url, market)
+        report = read_json(options.out / "cycle" / "report.json")
+        show_policies(report)
+        show_answer(asked.last_request, asked.last_answer, titles_of(market))
+        addresses = {
+            "service": service_url,
+            "docs": f"{service_url}/docs",
+            "mlflow": f"{mlflow_url}/#/models?workflowType=machine_learning",
+            "report": (options.out / "cycle" / "report.html").as_uri(),
+        }
+        for name, address in addresses.items():
+            log.info("%-8s %s", name, address)
+        seconds = round(time.monotonic() - started, 1)
+        log.info("%d s from the first line to here", seconds)
+        if not options.exits:
+            log.info("everything stays up until Ctrl-C")
+            wait_for_interrupt()
+    return {
+        "out": str(options.out),
+        **addresses,
+        "seconds": seconds,
+        "is_promoted": verdict["is_promoted"],
+        "requests": asked.figures(),
+        "policies": policy_figures(report),
+    }
+
+
+def wait_for_interrupt() -> None:
+    """Return when the user presses Ctrl-C."""
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        log.info("stopping")
+
+
+@contextmanager
+def serve_graph(out: Path, bundle: str, port: int) -> Iterator[str]:
+    """Run the serving graph in processes of its own, as `make serve` does.
+
+    Args:
+        out: gets serve.yaml, serve.log and the decision log.
+        bundle: what to serve.
+        port: 0 for any free one.
+
+    Yields:
+        The base address, once the graph has answered a golden request.
+
+    Raises:
+        RuntimeError: the graph ended or did not become healthy in time.
+    """
+    port = port or _free_port()
+    url = f"http://127.0.0.1:{port}"
+    config = yaml.safe_load(_SERVE_CONFIG.read_text())
+    config["http_options"]["port"] = port
+    application = config["applications"][0]
+    application["args"] |= {
+        "bundle": bundle,
+        "decision_log": str(out / "decisions"),
+        # Two cores also run the client and everything else here.
+        "budget_ms": 1000,
+    }
+    write_bytes(out / "serve.yaml", yaml.safe_dump(config).encode())
+    root = str(_SERVE_CONFIG.parents[1])
+    with (out / "serve.log").open("wb") as stream:
+        process = subprocess.Popen(
+            [_script("serve"), "run", "--app-dir", root, str(out / "serve.yaml")],
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **local_environment(), "PYTHONPATH": root},
+        )
+    try:
+        _wait_until_healthy(process, url, out / "serve.log")
+        yield url
+    finally:
+        _stop(process)
+
+
+def _script(name: str) -> str:
+    """Return a console script of this very environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _wait_until_healthy(
+    process: subprocess.Popen[bytes], url: str, log_file: Path
+) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the service ended at once; see {log_file}")
+        try:
+            if httpx.get(f"{url}/healthz", timeout=3.0).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise RuntimeError(f"the service did not become healthy; see {log_file}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Let the graph flush its decision log, then end what is left of it."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=40)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came back for the requests that were sent."""
+
+    latencies_ms: tuple[float, ...]
+    num_ok: int
+    num_fallbacks: int
+    last_request: Mapping[str, Any]
+    last_answer: Mapping[str, Any]
+
+    def figures(self) -> dict[str, float]:
+        """Counts and latencies for the job's last line."""
+        spread = pl.Series(self.latencies_ms)
+        return {
+            "asked": len(self.latencies_ms),
+            "ok": self.num_ok,
+            "fallbacks": self.num_fallbacks,
+            "p50_ms": round(spread.quantile(0.5) or 0.0, 1),
+            "p99_ms": round(spread.quantile(0.99) or 0.0, 1),
+        }
+
+
+def send_requests(url: str, market: Path) -> Asked:
+    """Send the market's next requests over HTTP, one after the other."""
+    bodies = list(_bodies(market))
+    latencies, answers = [], []
+    with httpx.Client(base_url=url, timeout=10.0) as client:
+        for body in bodies:
+            started = time.perf_counter()
+            answer = client.post("/v1/decide?explain=true", json=body)
+            latencies.append(1e3 * (time.perf_counter() - started))
+            answers.append(answer)
+    decided = [answer.json() for answer in answers if answer.is_success]
+    if not decided:
+        raise RuntimeError(f"no request was answered: {answers[0].text[:300]}")
+    return Asked(
+        latencies_ms=tuple(latencies),
+        num_ok=len(decided),
+        num_fallbacks=sum(answer["is_fallback"] for answer in decided),
+        last_request=bodies[-1],
+        last_answer=decided[-1],
+    )
+
+
+def _bodies(market: Path) -> Iterator[dict[str, Any]]:
+    """Turn the market's next-day requests table into bodies of the service."""
+    table = pl.read_parquet(market / "truth" / "requests.parquet")
+    own = (Column.REQUEST_ID, Column.REQUEST_TS, Column.USER_ID)
+    skipped = {*own, Column.AD_ID, Column.BID_MICROS}
+    features = [name for name in table.columns if name not in skipped]
+    requests = table.partition_by(Column.REQUEST_ID, maintain_order=True)
+    for rows in requests[:NUM_REQUESTS]:
+        first = rows.row(0, named=True)
+        yield {
+            Column.REQUEST_ID: first[Column.REQUEST_ID],
+            Column.REQUEST_TS: first[Column.REQUEST_TS].isoformat(),
+            Column.USER_ID: first[Column.USER_ID],
+            "features": {name: first[name] for name in features},
+            "candidates": rows.select(Column.AD_ID, Column.BID_MICROS).to_dicts(),
+            "num_slots": 3,
+        }
+
+
+def titles_of(market: Path) -> dict[str, str]:
+    """Return the title of each creative, for people."""
+    table = pl.read_parquet(market / "creatives.parquet")
+    pairs = zip(table[Column.CREATIVE_ID], table["title"], strict=True)
+    return {creative_id: title or "" for creative_id, title in pairs}
+
+
+def policy_figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the true figures by policy, as the table shows them."""
+    truth = report["truth"]["next_day"]
+    return json.loads(json.dumps({name: dict(row) for name, row in truth.items()}))

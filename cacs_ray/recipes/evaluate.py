@@ -1,0 +1,68 @@
+"""A bundle on any log: the report, without training anything."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cacs_ray.bundle import Predictor
+from cacs_ray.cluster import start_ray
+from cacs_ray.data.dataset import read_dataset
+from cacs_ray.data.files import atomic_directory
+from cacs_ray.data.logs import validate_log
+from cacs_ray.evaluation.offline import EvaluationSettings
+from cacs_ray.features.store import open_encoded, write_store
+from cacs_ray.recipes.content import DatasetContent
+from cacs_ray.recipes.report import Judged, headline, judge, keep_report
+from cacs_ray.schema import Side
+
+_MAX_REJECT_SHARE = 0.05
+
+
+def evaluate_bundle(
+    bundle: str | Path, logs: str | Path, out: str | Path
+) -> dict[str, Any]:
+    """Evaluate a bundle on every accepted row of a log.
+
+    The log's own creatives, ads and users are encoded by the bundle's features;
+    creatives that the bundle has not seen are new, with no counts.
+
+    Args:
+        bundle: directory of the bundle.
+        logs: a contract dataset; columns that the bundle knows and the log lacks
+            count as unknown.
+        out: gets report.json, report.html, rejects/ and validated/.
+
+    Returns:
+        Headline figures for the job's last line.
+
+    Raises:
+        InputError: the bundle, the dataset or its log breaks a rule.
+    """
+    root = Path(out).absolute()
+    predictor = Predictor.load(bundle)
+    dataset = read_dataset(logs)
+    content = DatasetContent(root / "work" / "content", dataset.root)
+    with start_ray():
+        validated = validate_log(dataset, root, max_reject_share=_MAX_REJECT_SHARE)
+        tables: Mapping[Side, pa.Table] = {
+            "creative": validated.creatives,
+            "ad": validated.ads,
+            "user": validated.users,
+        }
+        here = predictor.with_entities(tables, content)
+        summary = validated.summary
+        assert summary.first_ts_us is not None  # a validated log is not empty
+        assert summary.last_ts_us is not None
+        window = (summary.first_ts_us, summary.last_ts_us + 1)
+        files = [str(file) for file in validated.impression_files]
+        store = root / "work" / "features"
+        with atomic_directory(store) as directory:
+            write_store(
+                directory, here.fitted, tables, files, {"test": window}, content
+            )
+        judged = Judged(dataset, validated, window)
+        report = judge(here, open_encoded(store, "test"), judged, EvaluationSettings())
+        plain = keep_report(report, root)
+    return {"out": str(root), "report": str(root / "report.html"), **headline(plain)}

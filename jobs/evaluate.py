@@ -1,0 +1,31 @@
+"""Judge a bundle on a log: report.json and report.html.
+
+python -m jobs.evaluate --bundle run/bundle --logs market --out judged
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cacs_ray.command import run_job
+from cacs_ray.recipes.evaluate import evaluate_bundle
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, evaluate, print where the report is and its headline figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", required=True, help="directory of the bundle")
+    parser.add_argument(
+        "--logs", required=True, help="dataset directory, with its dataset.yaml"
+    )
+    parser.add_argument("--out", required=True, help="directory of the report")
+    return run_job(parser, evaluate, argv)
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, object]:
+    """Evaluate the bundle that the options name."""
+    return evaluate_bundle(args.bundle, args.logs, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

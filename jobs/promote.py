@@ -1,0 +1,51 @@
+"""Put a bundle through the gate and make it the champion, or go back to the last one.
+
+python -m jobs.promote --bundle run/bundle
+python -m jobs.promote --bundle run/bundle --rollback
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+from cacs_ray.bundle import verify_bundle
+from cacs_ray.command import run_job
+from cacs_ray.errors import InputError
+from cacs_ray.recipes.promote import promote_bundle, roll_back
+from cacs_ray.registry import model_name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the verdict; a refused bundle ends with exit code 1."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", required=True, help="directory of the bundle")
+    parser.add_argument(
+        "--logs", help="dataset that champion and challenger are both judged on"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="judge only")
+    parser.add_argument(
+        "--rollback",
+        action="store_true",
+        help="make the champion before the present one the champion again",
+    )
+    parser.add_argument("--tracking-uri", help="MLflow; default mlruns/mlflow.db here")
+    return run_job(parser, _promote, argv)
+
+
+def _promote(args: argparse.Namespace) -> Mapping[str, object]:
+    if args.rollback:
+        model = model_name(verify_bundle(args.bundle))
+        return {"out": args.bundle, **roll_back(model, args.tracking_uri)}
+    verdict = promote_bundle(
+        args.bundle,
+        tracking_uri=args.tracking_uri,
+        logs=args.logs,
+        is_dry_run=args.dry_run,
+    )
+    if not (verdict["passed"] or args.dry_run):
+        raise InputError(verdict["reason"], source=args.bundle, rule="gate")
+    return {"out": args.bundle, **verdict}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

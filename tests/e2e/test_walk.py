@@ -1,0 +1,180 @@
+"""A whole turn: a market's log is learnt from, decided on, and agrees both ways."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cacs_ray.answers.prepare import prepare_requests
+from cacs_ray.bundle import Predictor
+from cacs_ray.data.logs import ValidatedLog
+from cacs_ray.features.store import open_encoded
+from cacs_ray.recipes.score import log_context
+from cacs_ray.schema import DECISIONS, POLICIES
+from jobs import cycle, decide, evaluate, simulate
+
+NUM_ROWS = 200
+
+
+def last_line(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def walk(ray_local, tmp_path_factory):
+    """A smoke market and its run, made once."""
+    root = tmp_path_factory.mktemp("walk")
+    market, run = root / "market", root / "run"
+    sizes = ["--set", "traffic.num_impressions=6000"]
+    assert simulate.main(["--out", str(market), "--recipe", "smoke", *sizes]) == 0
+    assert cycle.main(cycle_arguments(root)) == 0
+    return root
+
+
+def cycle_arguments(root):
+    return [
+        "--logs", str(root / "market"),
+        "--out", str(root / "run"),
+        "--recipe", "smoke",
+        "--tracking-uri", f"sqlite:///{root}/mlflow.db",
+        "--set", "features.text_encoder=hashed-ngrams",
+    ]  # fmt: skip
+
+
+def test_the_run_leaves_what_the_contract_names(walk):
+    for name in ("bundle/manifest.json", "report.json", "report.html", "rejects"):
+        assert (walk / "run" / name).exists(), name
+
+
+def test_the_report_has_every_policy_with_intervals(walk):
+    report = json.loads((walk / "run" / "report.json").read_text())
+    for policy in POLICIES:
+        figure = report["truth"]["next_day"][policy]["true_ctr"]
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    for policy in ("random", "popular", "thompson", "cacs", "teacher"):
+        assert report["policies"][policy]["sctr"]["low"] is not None
+
+
+def test_both_doors_give_the_same_scores(walk):
+    """Training: Ray Data -> encoder -> store. Serving: a table -> `context`."""
+    predictor = Predictor.load(walk / "run" / "bundle")
+    log = open_encoded(walk / "run" / "work" / "features", "test")
+    raw = pl.concat(
+        pl.read_parquet(file)
+        for file in ValidatedLog.open(walk / "run").impression_files
+    )
+    # The store keeps the order of the files; the last rows are the last day's.
+    asked = raw.tail(NUM_ROWS).with_columns(
+        pl.col("bid_micros").fill_null(1), creative_ids="candidate_creative_ids"
+    )
+    prepared = prepare_requests(predictor.catalogue, asked.to_arrow())
+    assert prepared.rejects.num_rows == 0
+    served = predictor.context(prepared.requests)
+    lists = prepared.candidates.creative_lists
+
+    order = _log_rows(log, prepared.requests, predictor)
+    logged = log_context(log, order)
+    for name in ("selector_scores", "teacher_scores"):
+        score = getattr(predictor, name)
+        np.testing.assert_allclose(
+            score(served, lists), score(logged, lists), atol=1e-6, rtol=0
+        )
+    first = lists[:, 0]
+    np.testing.assert_allclose(
+        predictor.pctr(served, first), predictor.pctr(logged, first), atol=1e-6
+    )
+
+
+def _log_rows(log, requests, predictor):
+    """Find the rows of the encoded log that hold these (time, ad) pairs."""
+    ads = predictor.catalogue.ad_row(requests["ad_id"].to_pylist())
+    times = requests["request_ts"].cast(pa.int64()).to_pylist()
+    rows = {
+        (int(t), int(a)): i
+        for i, (t, a) in enumerate(zip(log.request_ts, log.ad_row, strict=True))
+    }
+    return np.array([rows[t, int(a)] for t, a in zip(times, ads, strict=True)])
+
+
+def test_started_again_nothing_is_done_twice(walk, capsys, caplog):
+    before = json.loads((walk / "run" / "work" / "teacher" / "stage.json").read_text())
+    with caplog.at_level("INFO"):
+        assert cycle.main(cycle_arguments(walk)) == 0
+    reused = [r for r in caplog.messages if "done before" in r]
+    assert len(reused) == 8
+    after = json.loads((walk / "run" / "work" / "teacher" / "stage.json").read_text())
+    assert after == before
+    assert last_line(capsys)["status"] == "ok"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_batch_decisions_keep_the_contract(walk, tmp_path, capsys, policy):
+    requests = walk / "market" / "truth" / "requests.parquet"
+    asked = pq.read_table(requests).slice(0, 600)
+    pq.write_table(asked, tmp_path / "requests.parquet")
+    code = decide.main(
+        [
+            "--bundle", str(walk / "run" / "bundle"),
+            "--requests", str(tmp_path / "requests.parquet"),
+            "--out", str(tmp_path / "out"),
+            "--policy", policy, "--slots", "2", "--epsilon", "0.1",
+        ]
+    )  # fmt: skip
+    assert code == 0
+    done = last_line(capsys)
+    assert done["decisions"] + done["rejects"] == 600
+    decided = pq.read_table(tmp_path / "out" / "decisions")
+    assert decided.schema.names[: len(DECISIONS)] == DECISIONS.names
+    rows = decided.to_pylist()
+    assert all(row["creative_id"] in row["candidate_creative_ids"] for row in rows)
+    assert all(0 < row["propensity"] <= 1 and 0 < row["pctr"] < 1 for row in rows)
+    owner = dict(
+        pl.read_parquet(walk / "market" / "creatives.parquet")
+        .select("creative_id", "ad_id")
+        .iter_rows()
+    )
+    assert all(owner[row["creative_id"]] == row["ad_id"] for row in rows)
+
+
+def test_a_bundle_is_judged_on_a_log_it_never_saw(walk, tmp_path, capsys):
+    other = tmp_path / "other"
+    sizes = ["--set", "traffic.num_impressions=4000", "--seed", "5"]
+    simulate.main(["--out", str(other), "--recipe", "smoke", *sizes])
+    code = evaluate.main(
+        [
+            "--bundle", str(walk / "run" / "bundle"),
+            "--logs", str(other),
+            "--out", str(tmp_path / "judged"),
+        ]
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads((tmp_path / "judged" / "report.json").read_text())
+    assert report["rows"] == report["data"]["rows"]["accepted"]
+
+
+def test_a_changed_byte_is_refused_by_name(walk, tmp_path, capsys):
+    import shutil
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(walk / "run" / "bundle", bundle)
+    weights = bundle / "selector" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    requests = walk / "market" / "truth" / "requests.parquet"
+    code = decide.main(
+        [
+            "--bundle",
+            str(bundle),
+            "--requests",
+            str(requests),
+            "--out",
+            str(tmp_path / "o"),
+        ]
+    )
+    assert code == 1
+    assert "selector/model.safetensors" in last_line(capsys)["error"]
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,68 @@
+"""What stages promise: done once, redone when what they were made from changed."""
+
+import pytest
+
+from cacs_ray.recipes.stages import Stages
+from cacs_ray.tracking.client import NullTracker
+
+
+@pytest.fixture
+def run():
+    with NullTracker().run("test") as run:
+        yield run
+
+
+def counted(calls, name, figures=None):
+    def body(directory, run):
+        calls.append(name)
+        (directory / "made").write_text(name)
+        return figures or {"rows": 3}
+
+    return body
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path, run):
+    calls = []
+    for _ in range(2):
+        stages = Stages(tmp_path, run)
+        stages.stage("first", {"a": 1}, counted(calls, "first"))
+    assert calls == ["first"]
+    assert stages.summaries["first"]["rows"] == 3
+
+
+def test_a_changed_input_runs_the_stage_and_all_after_it(tmp_path, run):
+    calls = []
+    for value in (1, 2):
+        stages = Stages(tmp_path, run)
+        stages.stage("first", {"a": value}, counted(calls, "first"))
+        stages.stage("second", {}, counted(calls, "second"), after=("first",))
+        stages.stage("beside", {}, counted(calls, "beside"))
+    assert calls == ["first", "second", "beside", "first", "second"]
+
+
+def test_a_stage_that_dies_leaves_nothing_and_runs_again(tmp_path, run):
+    def dying(directory, run):
+        (directory / "half").write_text("half")
+        raise RuntimeError("killed")
+
+    stages = Stages(tmp_path, run)
+    with pytest.raises(RuntimeError, match="killed"):
+        stages.stage("first", {}, dying)
+    assert list(tmp_path.iterdir()) == []
+    calls = []
+    stages.stage("first", {}, counted(calls, "first"))
+    assert calls == ["first"]
+
+
+def test_what_a_stage_left_elsewhere_must_still_be_there(tmp_path, run):
+    calls, elsewhere = [], tmp_path / "bundle"
+
+    def body(directory, run):
+        calls.append("made")
+        elsewhere.write_text("bundle")
+        return {}
+
+    for _ in range(2):
+        Stages(tmp_path, run).stage("bundle_stage", {}, body, leaves=(elsewhere,))
+        elsewhere.unlink()
+    assert calls == ["made", "made"]

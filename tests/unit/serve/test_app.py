@@ -1,0 +1,59 @@
+"""What the graph promises before it runs: its arguments, its configuration file."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import DeploymentSchema, ServeDeploySchema
+
+from cacs_ray.errors import InputError
+from serve.app import AppArgs, build_app, compose
+
+CONFIG = Path(__file__).parents[3] / "serve" / "config.yaml"
+
+
+def deployment_names(application) -> set[str]:
+    """Names of the graph's deployments, ingress first."""
+    bound = application._bound_deployment
+    names = {bound.name}
+    for argument in bound.init_args:
+        if hasattr(argument, "_bound_deployment"):
+            names |= deployment_names(argument)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("fused", "names"),
+    [(False, {"Gateway", "Selector", "Ranker"}), (True, {"Gateway"})],
+)
+def test_stages_are_deployments_of_their_own_unless_fused(fused, names):
+    args = AppArgs(bundle="any", fused=fused)
+    assert deployment_names(compose(args, lambda: None, lambda: None)) == names
+
+
+def test_a_directory_that_is_no_bundle_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        build_app(AppArgs(bundle=str(tmp_path)))
+
+
+def test_arguments_come_as_text_and_unknown_ones_are_refused():
+    args = AppArgs.model_validate({"bundle": "b", "fused": "true", "budget_ms": "80"})
+    assert (args.fused, args.budget_ms) == (True, 80.0)
+    with pytest.raises(ValidationError):
+        AppArgs.model_validate({"bundle": "b", "budget": "80"})
+
+
+def test_the_shipped_configuration_fits_the_graph():
+    config = yaml.safe_load(CONFIG.read_text())
+    (application,) = ServeDeploySchema.model_validate(config).applications
+
+    args = AppArgs.model_validate(application.args)
+    deployments = config["applications"][0]["deployments"]
+
+    graph = compose(args, lambda: None, lambda: None)
+    assert {d["name"] for d in deployments} == deployment_names(graph)
+    # Ray ignores keys that it does not know: a typo would go unnoticed.
+    for deployment in deployments:
+        assert set(deployment) <= set(DeploymentSchema.model_fields)
+    assert config["http_options"]["host"] == "127.0.0.1"

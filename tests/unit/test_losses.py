@@ -1,0 +1,178 @@
+"""What the training objectives promise, one promise a test."""
+
+from math import exp, log
+
+import pytest
+import torch
+from torch import Tensor
+
+from cacs_ray import losses
+
+LISTWISE = {
+    "listwise": lambda *a: losses.listwise_distillation_loss(*a, temperature=1.0),
+    "rank_labels": losses.rank_label_loss,
+    "clid": losses.clid_loss,
+}
+DISTILLATIONS = {**LISTWISE, "pointwise": losses.pointwise_distillation_loss}
+
+every_distillation = pytest.mark.parametrize("loss", DISTILLATIONS.values())
+every_listwise = pytest.mark.parametrize("loss", LISTWISE.values())
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + exp(-x))
+
+
+def call(loss, student, teacher, mask=None, weight=None) -> Tensor:
+    """Call a loss on plain lists; without a mask every creative is real."""
+    student = torch.as_tensor(student, dtype=torch.float32)
+    teacher = torch.as_tensor(teacher, dtype=torch.float32)
+    mask = torch.ones_like(student).bool() if mask is None else torch.tensor(mask)
+    rows = [1.0] * len(student) if weight is None else weight
+    return loss(student, teacher, mask, torch.tensor(rows))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_listwise_is_cross_entropy_of_soft_labels(temperature):
+    # Two creatives: the teacher scores them 1 and 0, the student 0 and 2.
+    q = exp(1 / temperature) / (exp(1 / temperature) + exp(0))
+    p = exp(0) / (exp(0) + exp(2))
+
+    actual = losses.listwise_distillation_loss(
+        torch.tensor([[0.0, 2.0]]),
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([[True, True]]),
+        torch.ones(1),
+        temperature=temperature,
+    )
+
+    assert actual.item() == pytest.approx(-(q * log(p) + (1 - q) * log(1 - p)))
+
+
+def test_rank_labels_are_reciprocal_ranks():
+    # Teacher order: second, third, first -> ranks 3, 1, 2.
+    labels = [1 / 3 / (11 / 6), 1 / (11 / 6), 1 / 2 / (11 / 6)]
+    total = exp(1) + exp(2) + exp(3)
+    expected = -sum(
+        q * log(exp(s) / total) for q, s in zip(labels, [1, 2, 3], strict=True)
+    )
+
+    actual = call(losses.rank_label_loss, [[1, 2, 3]], [[-5, 9, 0]])
+
+    assert actual.item() == pytest.approx(expected)
+
+
+def test_clid_compares_shares_of_probability():
+    p = sigmoid(0) / (sigmoid(0) + sigmoid(-2))
+    q = sigmoid(1) / (sigmoid(1) + sigmoid(-1))
+
+    actual = call(losses.clid_loss, [[0, -2]], [[1, -1]])
+
+    assert actual.item() == pytest.approx(-(q * log(p) + (1 - q) * log(1 - p)))
+
+
+def test_pointwise_is_log_loss_against_the_teacher():
+    expected = -(sigmoid(1) * log(sigmoid(2)) + sigmoid(-1) * log(sigmoid(-2)))
+
+    actual = call(losses.pointwise_distillation_loss, [[2]], [[1]])
+
+    assert actual.item() == pytest.approx(expected)
+
+
+def test_click_loss_is_the_weighted_log_loss():
+    logits, label = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 1.0])
+    expected = -(3 * log(sigmoid(2)) + 1 * log(sigmoid(-1))) / 4
+
+    actual = losses.click_loss(logits, label, torch.tensor([3.0, 1.0]))
+
+    assert actual.item() == pytest.approx(expected)
+
+
+@every_listwise
+def test_a_student_without_opinion_costs_log_n(loss):
+    actual = call(loss, [[0, 0, 0, 0]], [[9, 1, 0, 3]])
+    assert actual.item() == pytest.approx(log(4))
+
+
+@every_distillation
+@pytest.mark.parametrize("garbage", [1e30, -1e30, float("inf"), float("nan")])
+def test_padding_has_no_say(loss, garbage):
+    student = torch.tensor([[0.5, 1.0, garbage]], requires_grad=True)
+
+    padded = call(loss, student, [[1.0, 0.0, garbage]], [[True, True, False]])
+    padded.backward()
+
+    alone = call(loss, [[0.5, 1.0]], [[1.0, 0.0]])
+    assert padded.item() == pytest.approx(alone.item())
+    assert student.grad is not None
+    assert student.grad[0, 2] == 0
+    assert student.grad.isfinite().all()
+
+
+@every_listwise
+@pytest.mark.parametrize("mask", [[True, False], [False, False]])
+def test_a_list_without_a_choice_is_left_out_of_the_mean(loss, mask):
+    alone = call(loss, [[0.5, 1.0]], [[1.0, 0.0]])
+    beside = call(
+        loss, [[0.5, 1.0], [3.0, 0.0]], [[1.0, 0.0]] * 2, [[True, True], mask]
+    )
+    assert beside.item() == pytest.approx(alone.item())
+
+
+@every_distillation
+def test_with_no_list_left_it_costs_nothing(loss):
+    assert call(loss, [[3.0, 0.0]], [[1.0, 0.0]], [[False, False]]).item() == 0
+
+
+@every_distillation
+def test_weight_two_is_two_equal_rows(loss):
+    student, teacher = [[0.5, 1.0], [3.0, -1.0]], [[1.0, 0.0], [0.2, 0.1]]
+    weighted = call(loss, student, teacher, weight=[2.0, 1.0])
+    repeated = call(loss, [student[0], *student], [teacher[0], *teacher])
+    assert weighted.item() == pytest.approx(repeated.item())
+
+
+@every_distillation
+def test_the_teacher_is_not_trained(loss):
+    student = torch.zeros(1, 2, requires_grad=True)
+    teacher = torch.ones(1, 2, requires_grad=True)
+    call(loss, student, teacher).backward()
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("loss", [LISTWISE["listwise"], LISTWISE["rank_labels"]])
+def test_the_level_of_a_list_is_not_taught(loss):
+    near = call(loss, [[0.5, 1.0]], [[1.0, 0.0]])
+    far = call(loss, [[7.5, 8.0]], [[-4.0, -5.0]])
+    assert far.item() == pytest.approx(near.item())
+
+
+def test_a_calibrated_student_is_the_best_for_clid():
+    student = torch.tensor([[0.3, -1.0, -2.0]], requires_grad=True)
+    call(losses.clid_loss, student, [[0.3, -1.0, -2.0]]).backward()
+    assert student.grad is not None
+    assert student.grad.abs().max().item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_temperature_of_zero_is_refused():
+    one = torch.ones(1, 2)
+    with pytest.raises(ValueError, match="positive"):
+        losses.listwise_distillation_loss(
+            one, one, one.bool(), one[:, 0], temperature=0
+        )
+
+
+def test_gate_kl_is_the_divergence_of_two_coins_over_seen_values():
+    expected = 0.8 * log(0.8 / 0.5) + 0.2 * log(0.2 / 0.5)
+    actual = losses.gate_kl_loss(
+        torch.tensor([0.8, 0.1]), torch.tensor([0.5, 0.9]), torch.tensor([True, False])
+    )
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_gate_kl_is_finite_for_a_gate_that_is_sure(p):
+    keep = torch.tensor([p], requires_grad=True)
+    losses.gate_kl_loss(keep, torch.tensor([0.5]), torch.tensor([True])).backward()
+    assert keep.grad is not None
+    assert keep.grad.isfinite().all()

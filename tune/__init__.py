@@ -1,0 +1,1 @@
+"""Sweeps: search spaces and schedulers around the library's own training."""

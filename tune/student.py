@@ -1,0 +1,205 @@
+"""Search dropout, temperature and weights of the selector; one MLflow run a trial.
+
+python -m tune.student --logs market --work run --out sweep --trials 24
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from cacs_ray.cluster import start_ray
+from cacs_ray.command import run_job
+from cacs_ray.config import parse_changes
+from cacs_ray.data.dataset import read_dataset
+from cacs_ray.data.files import read_json, write_json
+from cacs_ray.features.store import open_encoded
+from cacs_ray.models.saved import load_selector
+from cacs_ray.recipes.config import RECIPES, CycleConfig, run_config
+from cacs_ray.recipes.cycle import Cycle
+from cacs_ray.tracking.client import Run, Tracker
+from cacs_ray.training.reporter import TuneReporter
+from cacs_ray.training.stage import RESULT, train_here
+from cacs_ray.training.student import StudentConfig, StudentStage
+from tune.judge import compare, judge
+from tune.sweep import SweepSettings, TrialRuns, Values, run_sweep
+
+METRIC = "validation/click_loss"
+"""Of clicks later than the training window. Unlike the loss that is minimised, it
+means the same for every temperature and weight."""
+
+SPACE: Mapping[str, Any] = {
+    "model.gate.kind": tune.choice(["none", "fixed", "frequency", "learnt"]),
+    "model.gate.rate": tune.uniform(0.05, 0.7),
+    "model.gate.half_impressions": tune.loguniform(3.0, 300.0),
+    "temperature": tune.loguniform(0.3, 5.0),
+    "distillation_weight": tune.loguniform(0.1, 10.0),
+}
+"""Field of `StudentConfig` -> where to search; the names are those of `--set`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A finished trial."""
+
+    trial_id: str
+    values: Values
+    metrics: Mapping[str, float]
+
+    @property
+    def loss(self) -> float:
+        """What the sweep minimises."""
+        return float(self.metrics[METRIC])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, sweep, print the best values as one line of JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--logs", required=True, help="dataset directory")
+    parser.add_argument(
+        "--work",
+        required=True,
+        help="output directory of jobs.cycle; stages missing there are run first",
+    )
+    parser.add_argument("--out", required=True, help="the same one resumes a sweep")
+    parser.add_argument("--trials", type=int, default=24, help="runs in all")
+    parser.add_argument("--search", choices=("tpe", "random"), default="tpe")
+    parser.add_argument(
+        "--concurrent", type=int, default=0, help="0 = all processors but one"
+    )
+    parser.add_argument("--recipe", default="small", help=f"one of {sorted(RECIPES)}")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE"
+    )
+    parser.add_argument("--tracking-uri", help="MLflow; default mlruns/mlflow.db here")
+    return run_job(parser, sweep, argv)
+
+
+def sweep(args: argparse.Namespace) -> dict[str, object]:
+    """Run or resume the sweep that the options describe."""
+    config = run_config(args.recipe).override(parse_changes(args.set))
+    dataset, out = read_dataset(args.logs), Path(args.out).absolute()
+    settings = SweepSettings(
+        num_trials=args.trials,
+        search=args.search,
+        num_concurrent=args.concurrent,
+        metric=METRIC,
+        max_epochs=config.student.loop.num_epochs,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"sweep student {out.name}"
+    with (
+        start_ray(),
+        Tracker.open(args.tracking_uri, dataset.root.name, out / "tracking") as tracker,
+        tracker.run(name, tags={"stage": "sweep"}, key=str(out)) as run,
+    ):
+        run.params({"sweep": settings.model_dump(), "space": _texts(SPACE)})
+        cycle = Cycle(dataset, Path(args.work).absolute(), config, run)
+        stage = prepare(cycle)
+        TrialRuns.report_to(tracker, run)
+        results = run_sweep(
+            partial(train_trial, stage=stage, out=out / "models"),
+            SPACE,
+            default_values(stage.config),
+            settings,
+            out,
+        )
+        summary = conclude(results, stage, out, run)
+    return {"out": str(out), **summary}
+
+
+def prepare(cycle: Cycle) -> StudentStage:
+    """Make sure that soft labels exist; all trials share them."""
+    cycle.validate()
+    cycle.encode()
+    cycle.train_teacher()
+    cycle.write_soft_labels()
+    return StudentStage(cycle.inputs, one_threaded(cycle.config), cycle.soft_labels)
+
+
+def one_threaded(config: CycleConfig) -> StudentConfig:
+    """Return the student's configuration for a trial, which has one processor."""
+    return config.student.override({"loop.num_threads": 1})
+
+
+def default_values(config: StudentConfig) -> Values:
+    """Return what the configuration says about the searched fields."""
+    values: dict[str, float | str] = {}
+    for name in SPACE:
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        values[name] = value
+    return values
+
+
+def train_trial(values: dict[str, Any], *, stage: StudentStage, out: Path) -> None:
+    """Train one selector with some values; a restarted trial goes on."""
+    directory = out / tune.get_context().get_trial_id()
+    trial = replace(stage, config=stage.config.override(values))
+    directory.mkdir(parents=True, exist_ok=True)
+    train_here(trial, TuneReporter(), directory, directory / "checkpoints")
+
+
+def conclude(
+    results: Sequence[tune.Result], stage: StudentStage, out: Path, run: Run
+) -> dict[str, object]:
+    """Write sweep.json: all trials, and best against default on the test window."""
+    finished = _finished(results, out / "models")
+    if not finished:
+        message = f"none of {len(results)} trials finished"
+        raise RuntimeError(message)
+    best = min(finished, key=lambda trial: trial.loss)
+    default = default_values(stage.config)
+    first = next((t for t in finished if t.values == default), None)
+    summary: dict[str, object] = {
+        "trials": len(results),
+        "finished": len(finished),
+        "failed": sum(result.error is not None for result in results),
+        "best": dict(best.values),
+        METRIC: best.loss,
+    }
+    if first is not None:
+        log = open_encoded(stage.inputs.encoded_dir, "test")
+        best_side, default_side = (
+            judge(load_selector(out / "models" / t.trial_id, stage.inputs.spec), log)
+            for t in (best, first)
+        )
+        summary["test"] = compare(best_side, default_side, log)
+    table = [{"loss": t.loss, **t.values} for t in sorted(finished, key=_by_loss)]
+    write_json(out / "sweep.json", {**summary, "leaderboard": table})
+    run.metrics({"summary/best_click_loss": best.loss})
+    run.params({"best": dict(best.values)})
+    run.artifact(out / "sweep.json")
+    return summary
+
+
+def _by_loss(trial: Trial) -> float:
+    return trial.loss
+
+
+def _finished(results: Sequence[tune.Result], models: Path) -> list[Trial]:
+    """Return the trials that were trained to their end, by their own records."""
+    trials = []
+    for result in results:
+        if result.metrics and "trial_id" in result.metrics and result.config:
+            trial_id = str(result.metrics["trial_id"])
+            file = models / trial_id / RESULT
+            if file.is_file():
+                metrics = read_json(file)["metrics"]
+                trials.append(Trial(trial_id, result.config, metrics))
+    return trials
+
+
+def _texts(space: Mapping[str, Any]) -> dict[str, str]:
+    """Return the space as people read it."""
+    return {name: domain.domain_str for name, domain in space.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""A sweep: trials side by side, early stopping, each trial a run in MLflow.
+
+The sweep's directory holds Ray Tune's state, so the same command after a kill goes
+on: finished trials stay, interrupted ones continue from their checkpoints, and each
+keeps its run.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import ray
+from pydantic import Field
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from cacs_ray.config import Config
+from cacs_ray.tracking.client import Run, Status, Tracker
+
+Values = Mapping[str, float | str]
+"""Dotted field name -> value, as `Config.override` takes them."""
+
+_NAME = "trials"
+_SHORT_NAMES = 4
+
+
+class SweepSettings(Config):
+    """How many trials, and how they are chosen."""
+
+    num_trials: int = Field(gt=0)
+    search: Literal["tpe", "random"] = "tpe"
+    """tpe learns from finished trials (Optuna)."""
+    num_concurrent: int = Field(default=0, ge=0)
+    """Trials side by side, one processor each; 0 = all processors but one."""
+    metric: str
+    """Reported after every epoch; smaller is better."""
+    max_epochs: int = Field(gt=0)
+    seed: int = 0
+
+
+class TrialRuns(tune.Callback):
+    """Makes each trial a run below the sweep's; lives in the driver only.
+
+    Ray Tune pickles its callbacks, and a tracker cannot travel: it is found
+    through the class.
+    """
+
+    _parent: ClassVar[Run | None] = None
+    _tracker: ClassVar[Tracker | None] = None
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._numbers: dict[str, int] = {}
+
+    @classmethod
+    def report_to(cls, tracker: Tracker, parent: Run) -> None:
+        """Say where runs go; before the sweep starts."""
+        cls._tracker, cls._parent = tracker, parent
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_runs": {}, "_numbers": self._numbers}
+
+    def get_state(self) -> dict[str, int]:
+        """Return what Tune keeps for a sweep that goes on later."""
+        return dict(self._numbers)
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Take back what was kept."""
+        self._numbers = dict(state)
+
+    def on_trial_start(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Trial],  # noqa: ARG002
+        trial: Trial,
+        **info: object,  # noqa: ARG002
+    ) -> None:
+        """Open the trial's run, or its old one when the sweep goes on."""
+        if self._tracker is None or self._parent is None:
+            return
+        number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
+        run = self._tracker.start_run(
+            f"trial-{number:03d} {_in_short(trial.config)}",
+            self._parent,
+            {"stage": "trial", "trial": number},
+            key=f"{self._parent.id}/{trial.trial_id}",
+        )
+        run.params(trial.config)
+        self._runs[trial.trial_id] = run
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Trial],  # noqa: ARG002
+        trial: Trial,
+        result: Mapping[Any, Any],
+        **info: object,  # noqa: ARG002
+    ) -> None:
+        """Log what the training itself measured."""
+        run = self._runs.get(trial.trial_id)
+        if run is not None:
+            numbers = {k: v for k, v in result.items() if "/" in k and _is_number(v)}
+            run.metrics(numbers, step=int(result.get("step", 0)))
+
+    def on_trial_complete(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Trial],  # noqa: ARG002
+        trial: Trial,
+        **info: object,  # noqa: ARG002
+    ) -> None:
+        """End the run."""
+        self._finish(trial.trial_id, "FINISHED")
+
+    def on_trial_error(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Trial],  # noqa: ARG002
+        trial: Trial,
+        **info: object,  # noqa: ARG002
+    ) -> None:
+        """Show the trial as failed."""
+        self._finish(trial.trial_id, "FAILED")
+
+    def _finish(self, trial_id: str, status: Status) -> None:
+        run = self._runs.pop(trial_id, None)
+        if run is not None:
+            run.finish(status)
+
+
+def run_sweep(
+    train: Callable[[dict[str, Any]], None],
+    space: Mapping[str, Any],
+    defaults: Values,
+    settings: SweepSettings,
+    out: Path,
+) -> list[tune.Result]:
+    """Run all trials, or those that an earlier call did not finish.
+
+    Args:
+        train: one trial; calls `ray.tune.report` after every epoch.
+        space: dotted field name -> Ray Tune domain.
+        defaults: values of the first trial.
+        settings: how many, and how they are chosen.
+        out: the sweep's directory.
+
+    Returns:
+        One result a trial, failed ones included.
+    """
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    trainable = tune.with_resources(train, {"CPU": 1})
+    state = out / _NAME
+    if tune.Tuner.can_restore(str(state)):
+        tuner = tune.Tuner.restore(
+            str(state), trainable, resume_unfinished=True, resume_errored=True
+        )
+        return _results(tuner.fit())
+    tuner = tune.Tuner(
+        trainable,
+        param_space=dict(space),
+        tune_config=tune.TuneConfig(
+            metric=settings.metric,
+            mode="min",
+            num_samples=settings.num_trials,
+            max_concurrent_trials=settings.num_concurrent or _spare_cpus(),
+            search_alg=_search(defaults, settings),
+            scheduler=ASHAScheduler(
+                max_t=settings.max_epochs, grace_period=1, reduction_factor=2
+            ),
+            trial_dirname_creator=_trial_directory,
+        ),
+        run_config=tune.RunConfig(
+            name=_NAME,
+            storage_path=str(out),
+            callbacks=[TrialRuns()],
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    )
+    return _results(tuner.fit())
+
+
+def _results(grid: tune.ResultGrid) -> list[tune.Result]:
+    return [grid[number] for number in range(len(grid))]
+
+
+def _search(
+    defaults: Values, settings: SweepSettings
+) -> Searcher | BasicVariantGenerator:
+    """Return the search algorithm; its first suggestion are the defaults."""
+    first = [dict(defaults)]
+    if settings.search == "random":
+        return BasicVariantGenerator(
+            points_to_evaluate=first, random_state=settings.seed
+        )
+    return OptunaSearch(
+        points_to_evaluate=first,
+        seed=settings.seed,
+        metric=settings.metric,
+        mode="min",
+    )
+
+
+def _spare_cpus() -> int:
+    """Return the cluster's processors but one, at least 1."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(resources.get("CPU", 1)) - 1)
+
+
+def _trial_directory(trial: Trial) -> str:
+    return f"trial_{trial.trial_id}"
+
+
+def _in_short(config: Mapping[str, Any]) -> str:
+    """Return the values that tell trials apart, for a run's name."""
+    parts = []
+    for name, value in list(config.items())[:_SHORT_NAMES]:
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        parts.append(f"{name.rpartition('.')[2]}={shown}")
+    return " ".join(parts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
