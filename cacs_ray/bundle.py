@@ -5,7 +5,7 @@
     catalogue/ entities/                 creatives, ads and users, encoded
     selector/ ranker/ teacher/           weights (safetensors) and their config
     creative_vectors.safetensors         the selector's vector of every creative
-    calibration.json golden.json         pCTR knots; requests with their answers
+    calibration.json                     logits of the ranker -> pCTR
 
 Evaluation, gate, serving and replay open this directory and nothing else. No
 file of it can run code: safetensors, JSON and Parquet only.

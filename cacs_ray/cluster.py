@@ -8,6 +8,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 _LOCAL_ENVIRONMENT = {
     # Ray reads this name on every system: off means that all its servers listen
@@ -86,17 +87,36 @@ def start_ray(
         return stack
     os.environ.update(local_environment())
     _let_ray_read_its_environment_again()
-    ray.init(
-        address="local",
-        num_cpus=num_cpus or max(3, num_usable_cpus() + 1),
-        object_store_memory=object_store_bytes or _object_store_bytes(),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=_short_temporary_directory(),
+    _init_local(
+        {
+            "num_cpus": num_cpus or max(3, num_usable_cpus() + 1),
+            "object_store_memory": object_store_bytes or _object_store_bytes(),
+            "_temp_dir": _short_temporary_directory(),
+        }
     )
     stack.callback(ray.shutdown)
     return stack
+
+
+def _init_local(options: dict[str, Any]) -> None:
+    """Start Ray; once more if a busy machine was too slow for Ray's patience."""
+    import ray
+
+    for is_last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
+            )
+            return
+        except Exception as error:
+            # Ray has no class of its own for this.
+            ray.shutdown()
+            if is_last or "timed out during startup" not in str(error):
+                raise
 
 
 def _let_ray_read_its_environment_again() -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+from prometheus_client import Counter
 
 from cacs_ray.answers.prepare import PreparedRequests
 from cacs_ray.answers.table import DecisionOrigin, decisions_table
@@ -110,11 +111,12 @@ class DecisionLog:
                 with self._wake:
                     self._waiting = batch + self._waiting
                 return
-            num_rows = sum(len(decision) for decision in batch)
-            with self._wake:
-                self._num_waiting -= num_rows
-                self._metrics.waiting.set(self._num_waiting)
-            self._metrics.logged.inc(num_rows)
+            except pa.ArrowException:
+                # Rows that cannot be written today cannot be tomorrow either.
+                _logger.exception("decision log: rows that fit no table")
+                self._leave(batch, self._metrics.dropped)
+                return
+            self._leave(batch, self._metrics.logged)
 
     def close(self) -> None:
         """Write the rest and stop; what cannot be written now counts as dropped."""
@@ -131,6 +133,14 @@ class DecisionLog:
                 self._metrics.dropped.inc(self._num_waiting)
                 self._waiting, self._num_waiting = [], 0
                 self._metrics.waiting.set(0)
+
+    def _leave(self, batch: list[LoggedDecision], counter: Counter) -> None:
+        """Count decisions that wait no longer."""
+        num_rows = sum(len(decision) for decision in batch)
+        with self._wake:
+            self._num_waiting -= num_rows
+            self._metrics.waiting.set(self._num_waiting)
+        counter.inc(num_rows)
 
     def _run(self) -> None:
         while True:

@@ -68,7 +68,8 @@ def decide_requests(
         (decisions, rejects): one decision per acceptable candidate ad, and the
         rows that broke a rule, with its name.
     """
-    prepared = prepare_requests(predictor.catalogue, requests)
+    fields = predictor.fitted.spec.of("request")
+    prepared = prepare_requests(predictor.catalogue, requests, fields)
     if prepared.requests.num_rows == 0:
         empty = decisions_table(
             prepared,

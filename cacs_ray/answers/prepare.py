@@ -3,6 +3,7 @@
 A rows of the table, one per candidate ad   R requests
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cacs_ray.data.casting import CastTable, cast_table
+from cacs_ray.data.declaration import KIND_TYPES, LayoutColumn
 from cacs_ray.decision.candidates import Candidates
 from cacs_ray.errors import InputError
 from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.features.spec import FieldSpec
 from cacs_ray.schema import REQUESTS, Column
 
 
@@ -29,30 +33,34 @@ class PreparedRequests:
     """The other rows as they came, with the column `rule`."""
 
 
-def prepare_requests(catalogue: Catalogue, requests: pa.Table) -> PreparedRequests:
+def prepare_requests(
+    catalogue: Catalogue, requests: pa.Table, fields: Sequence[FieldSpec] = ()
+) -> PreparedRequests:
     """Check a requests table and look up which creatives may be shown.
 
     A row is rejected whole, with the first rule it breaks: `missing_required`,
-    `bad_bid`, `duplicate_candidate`, `unknown_ad`, `unknown_creative`,
+    `wrong_type`, `bad_bid`, `duplicate_candidate`, `unknown_ad`, `unknown_creative`,
     `creative_of_other_ad`, `creative_not_live` (nothing to choose from, or the
     pinned creative is not live).
 
     Args:
         catalogue: what may be shown.
         requests: the contract's requests table; other columns pass through.
+        fields: the request's declared features; their columns get their types.
 
     Returns:
         Accepted rows with their candidates, and the rejects; accepted + rejected
         = given.
 
     Raises:
-        InputError: a required column is missing or has a type that cannot be
-            read as the contract's.
+        InputError: a required column is missing.
     """
-    table = _contract_types(requests)
+    cast = _cast(requests, fields)
+    table = cast.table
     rules = np.full(table.num_rows, "", dtype=object)
     ad_rows = catalogue.ad_row(table[Column.AD_ID].to_pylist())
-    _mark(rules, _has_null(table), "missing_required")
+    _mark(rules, cast.is_missing, "missing_required")
+    _mark(rules, cast.is_wrong_type, "wrong_type")
     _mark(rules, _not_positive(table[Column.BID_MICROS]), "bad_bid")
     _mark(rules, _is_repeated(table), "duplicate_candidate")
     _mark(rules, ad_rows == 0, "unknown_ad")
@@ -86,37 +94,29 @@ def require_columns(requests: pa.Table) -> None:
             )
 
 
-def _contract_types(requests: pa.Table) -> pa.Table:
+def _cast(requests: pa.Table, fields: Sequence[FieldSpec]) -> CastTable:
+    """Give contract and declared columns their types; others stay as they are."""
     require_columns(requests)
-    table = requests
-    for field in REQUESTS:
-        if field.name not in table.column_names:
-            table = table.append_column(field.name, pa.nulls(len(table), field.type))
-            continue
-        at = table.column_names.index(field.name)
-        try:
-            typed = table[field.name].cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(
-                f"cannot be read as {field.type}: {error}",
-                source="requests",
-                field=field.name,
-                rule="wrong_type",
-            ) from error
-        table = table.set_column(at, field.name, typed)
-    return table
+    layout = {
+        field.column: LayoutColumn(field.column, field.column, KIND_TYPES[field.kind])
+        for field in fields
+    }
+    layout |= {
+        field.name: LayoutColumn(
+            field.name, field.name, field.type, is_required=not field.nullable
+        )
+        for field in REQUESTS
+    }
+    cast = cast_table(requests, tuple(layout.values()))
+    table = cast.table
+    for name in requests.column_names:
+        if name not in layout:
+            table = table.append_column(name, requests[name])
+    return CastTable(table, cast.is_missing, cast.is_wrong_type)
 
 
 def _mark(rules: np.ndarray, is_broken: np.ndarray, rule: str) -> None:
     rules[is_broken & (rules == "")] = rule
-
-
-def _has_null(table: pa.Table) -> np.ndarray:
-    broken = np.zeros(table.num_rows, bool)
-    for field in REQUESTS:
-        if not field.nullable:
-            broken |= table[field.name].is_null().to_numpy()
-    return broken
 
 
 def _not_positive(column: pa.ChunkedArray) -> np.ndarray:

@@ -30,7 +30,7 @@ _FULL_HASH_BYTES = 64 << 20
 _EDGE_BYTES = 1 << 16
 
 
-_KIND_TYPES: Final[dict[Kind, pa.DataType | None]] = {
+KIND_TYPES: Final[dict[Kind, pa.DataType | None]] = {
     "id": pa.string(),
     "category": pa.string(),
     "category_list": pa.list_(pa.string()),
@@ -161,7 +161,7 @@ def _layout(dataset: Dataset, table: str) -> tuple[LayoutColumn, ...]:
             columns[feature.column] = LayoutColumn(
                 name=feature.column,
                 source=source.column if source else feature.column,
-                type=_KIND_TYPES[feature.kind],
+                type=KIND_TYPES[feature.kind],
                 unit=source.unit if source else None,
                 must_exist=True,
                 kind=feature.kind,

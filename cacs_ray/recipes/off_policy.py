@@ -10,8 +10,10 @@ from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import read_dataset
 from cacs_ray.data.files import read_json
 from cacs_ray.data.logs import ValidatedLog, validate_log
+from cacs_ray.data.public import POLICY_FILE, PROBABILITY
 from cacs_ray.evaluation.off_policy import compare_with_on_policy
 from cacs_ray.recipes.report import keep_report
+from cacs_ray.schema import Column
 
 _MAX_REJECT_SHARE = 0.05
 
@@ -25,7 +27,7 @@ def value_off_policy(
         logs: dataset whose propensities are known, for instance uniform.
         on_policy_logs: dataset logged by the policy that is valued; its choice
             probabilities are read from `policy.parquet` beside its dataset.yaml
-            (ad_id, creative_id, propensity) when there is one, and otherwise
+            (ad_id, creative_id, probability) when there is one, and otherwise
             estimated by the shares of its own impressions.
         out: gets report.json and report.html.
 
@@ -41,8 +43,10 @@ def value_off_policy(
             _impressions(place, root / name)
             for place, name in ((logs, "off_policy"), (on_policy_logs, "on_policy"))
         )
-    known = read_dataset(on_policy_logs).root / "policy.parquet"
-    target = pq.read_table(known) if known.is_file() else None
+    known = read_dataset(on_policy_logs).root / POLICY_FILE
+    target = None
+    if known.is_file():
+        target = pq.read_table(known).rename_columns({PROBABILITY: Column.PROPENSITY})
     compared = compare_with_on_policy(off_log, on_log, target)
     name = Path(on_policy_logs).name
     keep_report({"dataset": name, "off_policy": {name: compared}}, root)

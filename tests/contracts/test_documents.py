@@ -11,7 +11,7 @@ from tests.contracts.sources import ROOT, name_of, python_files
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/glossary.md")
 # Written by runs, or standing for the reader's own.
 NOT_IN_THE_REPOSITORY = re.compile(
-    r"^(out|mlruns|DIR|market|\.venv|logs|my-log)\b|[*<>{}$]"
+    r"^(out|work|rejects|mlruns|market|logs|\.venv)\b|^dataset\.yaml$|^report\."
 )
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|yaml|lock|py))`")
 MODULE = re.compile(r"python -m ((?:jobs|tune)\.\w+)((?: [^\n`|]*(?:\\\n)?)*)")

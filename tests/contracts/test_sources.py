@@ -31,7 +31,12 @@ COLUMN_NAMES = {
     if name.isupper() and value not in ORDINARY_WORDS
 }
 # Where the same word is another language's: JSON on the wire, files of arrays.
-OTHER_LANGUAGES = {"serve/api.py", "cacs_ray/features/store.py"}
+OTHER_LANGUAGES = {
+    "cacs_ray/features/store.py",
+    "cacs_ray/recipes/demo.py",
+    "cacs_ray/recipes/shown.py",
+    "serve/api.py",
+}
 
 
 def dotted(node: ast.expr) -> str:

@@ -68,16 +68,19 @@ def test_a_killed_worker_goes_on_to_the_same_weights_bit_for_bit(ray_local, tmp_
         assert torch.equal(actual[name], expected[name]), name
 
 
-def test_soft_labels_do_not_depend_on_the_number_of_tasks(
-    ray_local, tmp_path, monkeypatch
-):
+def test_soft_labels_do_not_depend_on_the_number_of_tasks(ray_local, tmp_path):
     inputs = StageInput("here", SPEC, COUNTS, open_synthetic)
     stage = TeacherStage(inputs, teacher_config("none"))
     train_here(stage, PlainReporter(), tmp_path)
     labels = [
         open_soft_labels(
             write_soft_labels(
-                inputs, tmp_path, "train", tmp_path / f"{n}.npy", num_tasks=n
+                inputs,
+                tmp_path,
+                "train",
+                tmp_path / f"{n}.npy",
+                num_tasks=n,
+                rows_at_once=300,
             )
         )
         for n in (0, 3)

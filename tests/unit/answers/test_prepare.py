@@ -25,6 +25,9 @@ def rows(*given, **columns):
     """Requests at moment 10, by default one good row per given change."""
     good = {"request_id": "r1", "ad_id": "hat", "bid_micros": 100, "user_id": "u"}
     merged = [{**good, **change} for change in given]
+    if any(isinstance(row["bid_micros"], str) for row in merged):
+        # As a text file gives it: one bad cell makes the whole column text.
+        merged = [{**row, "bid_micros": str(row["bid_micros"])} for row in merged]
     table = pa.Table.from_pylist(merged)
     ts = pa.array([10] * len(merged), TIMESTAMP)
     for name, values in columns.items():
@@ -36,6 +39,7 @@ def rows(*given, **columns):
     ("change", "rule"),
     [
         ({"request_id": None}, "missing_required"),
+        ({"bid_micros": "much"}, "wrong_type"),
         ({"bid_micros": 0}, "bad_bid"),
         ({"bid_micros": -3}, "bad_bid"),
         ({"ad_id": "glove"}, "unknown_ad"),

@@ -183,6 +183,26 @@ def test_a_write_that_fails_leaves_no_file_and_is_tried_again(
     assert counted(metrics, "cacs_decisions_waiting") == 0
 
 
+def test_rows_that_fit_no_table_are_counted_and_do_not_stop_the_log(
+    make_service, make_log, page_view, tmp_path, metrics, monkeypatch
+):
+    log = make_log()
+    service = make_service(log=log)
+    send(service, page_view, "q1")
+
+    def misfit(*_):
+        raise pa.ArrowInvalid("type")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("serve.decision_log.write_table", misfit)
+        log.flush()
+    assert counted(metrics, "cacs_decisions_dropped_total") == 2
+
+    send(service, page_view, "q2")
+    log.flush()
+    assert kept(tmp_path / "log").num_rows == 2
+
+
 def test_two_logs_in_one_directory_do_not_replace_each_others_files(
     make_service, make_log, page_view, tmp_path
 ):
