@@ -4,6 +4,7 @@ python -m tune.student --logs market --work run --out sweep --trials 24
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from cacs_ray.training.reporter import TuneReporter
 from cacs_ray.training.stage import RESULT, train_here
 from cacs_ray.training.student import StudentConfig, StudentStage
 from tune.judge import compare, judge
-from tune.sweep import SweepSettings, TrialRuns, Values, run_sweep
+from tune.sweep import SweepSettings, TrialRuns, Values, run_sweep, trial_id
 
 METRIC = "validation/click_loss"
 """Of clicks later than the training window. Unlike the loss that is minimised, it
@@ -41,6 +42,8 @@ SPACE: Mapping[str, Any] = {
     "distillation_weight": tune.loguniform(0.1, 10.0),
 }
 """Field of `StudentConfig` -> where to search; the names are those of `--set`."""
+
+_VALUES = "values.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,6 @@ def sweep(args: argparse.Namespace) -> dict[str, object]:
     """Run or resume the sweep that the options describe."""
     config = run_config(args.recipe).override(parse_changes(args.set))
     dataset, out = read_dataset(args.logs), Path(args.out).absolute()
-    settings = SweepSettings(
-        num_trials=args.trials,
-        search=args.search,
-        num_concurrent=args.concurrent,
-        metric=METRIC,
-        max_epochs=config.student.loop.num_epochs,
-    )
     out.mkdir(parents=True, exist_ok=True)
     name = f"sweep student {out.name}"
     with (
@@ -98,9 +94,9 @@ def sweep(args: argparse.Namespace) -> dict[str, object]:
         Tracker.open(args.tracking_uri, dataset.root.name, out / "tracking") as tracker,
         tracker.run(name, tags={"stage": "sweep"}, key=str(out)) as run,
     ):
+        stage = prepare(Cycle(dataset, Path(args.work).absolute(), config, run))
+        settings = sweep_settings(args, stage)
         run.params({"sweep": settings.model_dump(), "space": _texts(SPACE)})
-        cycle = Cycle(dataset, Path(args.work).absolute(), config, run)
-        stage = prepare(cycle)
         TrialRuns.report_to(tracker, run)
         results = run_sweep(
             partial(train_trial, stage=stage, out=out / "models"),
@@ -120,6 +116,19 @@ def prepare(cycle: Cycle) -> StudentStage:
     cycle.train_teacher()
     cycle.write_soft_labels()
     return StudentStage(cycle.inputs, one_threaded(cycle.config), cycle.soft_labels)
+
+
+def sweep_settings(args: argparse.Namespace, stage: StudentStage) -> SweepSettings:
+    """Return how many trials, and for how long each may train."""
+    rows = len(open_encoded(stage.inputs.encoded_dir, "train"))
+    return SweepSettings(
+        num_trials=args.trials,
+        search=args.search,
+        num_concurrent=args.concurrent,
+        metric=METRIC,
+        max_epochs=stage.loop.num_epochs,
+        steps_per_epoch=math.ceil(rows / stage.loop.batch_size),
+    )
 
 
 def one_threaded(config: CycleConfig) -> StudentConfig:
@@ -142,7 +151,7 @@ def train_trial(values: dict[str, Any], *, stage: StudentStage, out: Path) -> No
     """Train one selector with some values; a restarted trial goes on."""
     directory = out / tune.get_context().get_trial_id()
     trial = replace(stage, config=stage.config.override(values))
-    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / _VALUES, values)
     train_here(trial, TuneReporter(), directory, directory / "checkpoints")
 
 
@@ -187,12 +196,12 @@ def _finished(results: Sequence[tune.Result], models: Path) -> list[Trial]:
     """Return the trials that were trained to their end, by their own records."""
     trials = []
     for result in results:
-        if result.metrics and "trial_id" in result.metrics and result.config:
-            trial_id = str(result.metrics["trial_id"])
-            file = models / trial_id / RESULT
-            if file.is_file():
-                metrics = read_json(file)["metrics"]
-                trials.append(Trial(trial_id, result.config, metrics))
+        name = trial_id(result)
+        file = models / name / RESULT
+        if file.is_file():
+            metrics = read_json(file)["metrics"]
+            values = read_json(models / name / _VALUES)
+            trials.append(Trial(name, values, metrics))
     return trials
 
 

@@ -5,7 +5,9 @@ on: finished trials stay, interrupted ones continue from their checkpoints, and 
 keeps its run.
 """
 
+import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,6 +27,7 @@ Values = Mapping[str, float | str]
 """Dotted field name -> value, as `Config.override` takes them."""
 
 _NAME = "trials"
+_DIRECTORY = "trial_"
 _SHORT_NAMES = 4
 
 
@@ -39,6 +42,8 @@ class SweepSettings(Config):
     metric: str
     """Reported after every epoch; smaller is better."""
     max_epochs: int = Field(gt=0)
+    steps_per_epoch: int = Field(gt=0)
+    """Trials are compared at equal `step`, which they report too."""
     seed: int = 0
 
 
@@ -142,7 +147,8 @@ def run_sweep(
     """Run all trials, or those that an earlier call did not finish.
 
     Args:
-        train: one trial; calls `ray.tune.report` after every epoch.
+        train: one trial; calls `ray.tune.report` after every epoch with the metric
+            and `step`.
         space: dotted field name -> Ray Tune domain.
         defaults: values of the first trial.
         settings: how many, and how they are chosen.
@@ -153,13 +159,15 @@ def run_sweep(
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # It misses the files of the loggers that are switched off above.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     trainable = tune.with_resources(train, {"CPU": 1})
     state = out / _NAME
     if tune.Tuner.can_restore(str(state)):
         tuner = tune.Tuner.restore(
             str(state), trainable, resume_unfinished=True, resume_errored=True
         )
-        return _results(tuner.fit())
+        return _fit(tuner)
     tuner = tune.Tuner(
         trainable,
         param_space=dict(space),
@@ -170,7 +178,11 @@ def run_sweep(
             max_concurrent_trials=settings.num_concurrent or _spare_cpus(),
             search_alg=_search(defaults, settings),
             scheduler=ASHAScheduler(
-                max_t=settings.max_epochs, grace_period=1, reduction_factor=2
+                time_attr="step",
+                grace_period=settings.steps_per_epoch,
+                # At this step a trial would be stopped before it has saved its model.
+                max_t=settings.max_epochs * settings.steps_per_epoch + 1,
+                reduction_factor=2,
             ),
             trial_dirname_creator=_trial_directory,
         ),
@@ -182,10 +194,14 @@ def run_sweep(
             verbose=0,
         ),
     )
-    return _results(tuner.fit())
+    return _fit(tuner)
 
 
-def _results(grid: tune.ResultGrid) -> list[tune.Result]:
+def _fit(tuner: tune.Tuner) -> list[tune.Result]:
+    with warnings.catch_warnings():
+        # A trial that goes on counts its reports from 1 again.
+        warnings.filterwarnings("ignore", message="The reported value is ignored")
+        grid = tuner.fit()
     return [grid[number] for number in range(len(grid))]
 
 
@@ -213,7 +229,12 @@ def _spare_cpus() -> int:
 
 
 def _trial_directory(trial: Trial) -> str:
-    return f"trial_{trial.trial_id}"
+    return f"{_DIRECTORY}{trial.trial_id}"
+
+
+def trial_id(result: tune.Result) -> str:
+    """Return which trial a result is of, also when it reported nothing."""
+    return Path(result.path).name.removeprefix(_DIRECTORY)
 
 
 def _in_short(config: Mapping[str, Any]) -> str:

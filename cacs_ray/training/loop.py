@@ -39,8 +39,10 @@ class LoopConfig(Config):
     learning_rate: float = Field(gt=0)
     embedding_learning_rate: float = Field(gt=0)
     """Of embedding tables, whose rows are seen less often."""
-    weight_decay: float = Field(ge=0)
-    """Of everything but embeddings, decoupled (AdamW)."""
+    precision: float = Field(ge=0)
+    """1 / variance of the Gaussian prior on every weight but embeddings."""
+    embedding_precision: float = Field(ge=0)
+    """The same for embeddings: what a rare value learns is held near zero."""
     schedule: Literal["constant", "cosine"]
     """Learning rate after the warm-up; cosine falls to a twentieth."""
     num_warmup_steps: int = Field(ge=0)
@@ -161,7 +163,7 @@ class _Run:
         self.parameters = {
             name: p for name, p in step.named_parameters() if p.requires_grad
         }
-        self.optimizer = _optimizer(step, config)
+        self.optimizer = _optimizer(step, config, len(train))
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self.progress = Progress(is_finished=config.num_epochs == 0)
         self.best: dict[str, Tensor] = {}
@@ -325,8 +327,14 @@ def learning_rate_factor(step: int, config: LoopConfig, num_steps: int) -> float
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def _optimizer(step: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW; embeddings have a learning rate of their own and do not decay."""
+def _optimizer(
+    step: nn.Module, config: LoopConfig, num_rows: int
+) -> torch.optim.Optimizer:
+    """Adam on the mean loss of a row and its share of the prior's cost.
+
+    A prior of precision k costs k / 2 w^2 once per weight, that is k / (2 N) w^2
+    per row of N: the more there is to learn from, the less it holds.
+    """
     tables = {
         id(p)
         for m in step.modules()
@@ -335,9 +343,9 @@ def _optimizer(step: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
     }
     groups: list[dict[str, object]] = []
     trained = [p for p in step.parameters() if p.requires_grad]
-    for is_table, rate, decay in (
-        (True, config.embedding_learning_rate, 0.0),
-        (False, config.learning_rate, config.weight_decay),
+    for is_table, rate, precision in (
+        (True, config.embedding_learning_rate, config.embedding_precision),
+        (False, config.learning_rate, config.precision),
     ):
         chosen = [p for p in trained if (id(p) in tables) == is_table]
         if chosen:
@@ -346,10 +354,10 @@ def _optimizer(step: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
                     "params": chosen,
                     "lr": rate,
                     "initial_lr": rate,
-                    "weight_decay": decay,
+                    "weight_decay": precision / num_rows,
                 }
             )
-    return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.Adam(groups, fused=True)
 
 
 @contextmanager

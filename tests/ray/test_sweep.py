@@ -6,7 +6,9 @@ from cacs_ray.tracking.client import Tracker
 from cacs_ray.tracking.store import open_client
 from tune.sweep import SweepSettings, TrialRuns, run_sweep
 
-SETTINGS = SweepSettings(num_trials=3, search="tpe", metric="val/loss", max_epochs=2)
+SETTINGS = SweepSettings(
+    num_trials=3, search="tpe", metric="val/loss", max_epochs=2, steps_per_epoch=1
+)
 SPACE = {"model.width": tune.uniform(0.0, 1.0), "kind": tune.choice(["a", "b"])}
 DEFAULTS = {"model.width": 0.25, "kind": "a"}
 
@@ -42,10 +44,10 @@ def test_a_sweep_goes_on_after_a_failure_with_the_same_runs(
     is_repaired = tmp_path / "is_repaired"
 
     def train(values):
-        for step in range(2):
-            if step == 1 and values["model.width"] == 0.25 and not is_repaired.exists():
+        for step in (1, 2):
+            if step == 2 and values["model.width"] == 0.25 and not is_repaired.exists():
                 raise RuntimeError("the default breaks")
-            tune.report({"val/loss": values["model.width"] + step, "step": step})
+            tune.report({"val/loss": values["model.width"] / step, "step": step})
 
     first = sweep_once(train, mlflow_uri, tmp_path)
     before = child_runs(mlflow_uri)
@@ -69,6 +71,6 @@ def test_a_sweep_goes_on_after_a_failure_with_the_same_runs(
     broken = after[0]
     curve = open_client(mlflow_uri).get_metric_history(broken.info.run_id, "val/loss")
     assert sorted({(point.step, point.value) for point in curve}) == [
-        (0, 0.25),
-        (1, 1.25),
+        (1, 0.25),
+        (2, 0.125),
     ]

@@ -17,7 +17,7 @@ CTR = {"a1": 0.30, "a2": 0.10, "b1": 0.05, "b2": 0.20, "b3": 0.10}
 UNIFORM = {"a1": 1 / 2, "a2": 1 / 2, "b1": 1 / 3, "b2": 1 / 3, "b3": 1 / 3}
 GREEDY = {"a1": 0.9, "a2": 0.1, "b1": 0.1, "b2": 0.8, "b3": 0.1}
 TINY = OffPolicySettings(min_effective_sample=1, min_matched_clicks=1)
-QUICK = OffPolicySettings(replicates=200)
+QUICK = OffPolicySettings(replicates=100)
 
 
 def target(policy):
@@ -70,15 +70,16 @@ def test_the_estimates_by_hand():
     assert answer["mean_importance"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("figure", ["ips", "snips", "dr"])
 @pytest.mark.parametrize("wanted", [GREEDY, UNIFORM], ids=["greedy", "uniform"])
-def test_intervals_hold_the_true_value(figure, wanted):
-    held = 0
+def test_intervals_hold_the_true_value(wanted):
+    held = dict.fromkeys(("ips", "snips", "dr"), 0)
     for seed in range(40):
-        answer = value_policy_from_log(logged(UNIFORM, seed), target(wanted), QUICK)
-        one = answer["estimates"][figure]
-        held += one["low"] <= true_value(wanted) <= one["high"]
-    assert held >= 34
+        log = logged(UNIFORM, seed, rows=1500)
+        answer = value_policy_from_log(log, target(wanted), QUICK)
+        for name, one in answer["estimates"].items():
+            held[name] += one["low"] <= true_value(wanted) <= one["high"]
+    # 95 % of 40 is 38; four standard errors are 5.5.
+    assert min(held.values()) >= 33
 
 
 def test_a_log_that_was_not_uniform_is_corrected():
@@ -166,11 +167,15 @@ def test_the_shares_of_a_log_are_its_marginal_policy():
 
 def test_an_off_policy_value_stands_beside_what_was_really_earned():
     answer = compare_with_on_policy(
-        logged(UNIFORM, 0), logged(GREEDY, 1), settings=QUICK
+        logged(UNIFORM, 1), logged(GREEDY, 2, 20_000), settings=QUICK
     )
-    assert answer["on_policy"]["impressions"] == 4000
-    assert answer["on_policy"]["value"] == pytest.approx(true_value(GREEDY), abs=0.02)
-    assert set(answer["is_on_policy_inside"].values()) == {True}
+    earned = answer["on_policy"]
+    assert earned["impressions"] == 20_000
+    assert earned["value"] == pytest.approx(true_value(GREEDY), abs=0.02)
+    for name, one in answer["off_policy"]["estimates"].items():
+        assert one["value"] == pytest.approx(true_value(GREEDY), abs=0.05)
+        is_inside = one["low"] <= earned["value"] <= one["high"]
+        assert answer["is_on_policy_inside"][name] is is_inside
 
 
 def test_a_refused_value_is_compared_with_nothing():

@@ -1,0 +1,114 @@
+"""From a bundle to the champion, and back."""
+
+import json
+
+import pytest
+
+from cacs_ray.bundle import write_manifest
+from cacs_ray.errors import InputError
+from cacs_ray.recipes.promote import promote_bundle, roll_back
+from cacs_ray.registry import PREVIOUS, Registry
+
+MODEL = "creative-selector-market"
+
+
+def report_of(lift):
+    """Return a report whose lift over random is known within 0.01."""
+    around = {"value": lift, "low": lift - 0.01, "high": lift + 0.01}
+    figure = {"value": 0.05, "low": 0.04, "high": 0.06}
+    return {
+        "rows": 100,
+        "impressions": 100.0,
+        "clicks": 5.0,
+        "policies": {
+            "cacs": {
+                "sctr": figure,
+                "snips": figure,
+                "lift_over_random": {"sctr": around, "snips": around},
+            }
+        },
+        "ranker": {"all": {"calibration": {"ratio": 1.0}}},
+        "agreement": {"all": {"top1": 0.8}},
+    }
+
+
+@pytest.fixture
+def make_bundle(tmp_path):
+    """Write a bundle of one small file with its report beside it."""
+
+    def make(name, lift):
+        root = tmp_path / name / "bundle"
+        root.mkdir(parents=True)
+        (root / "config.json").write_text(json.dumps({"name": name}))
+        write_manifest(root, "fingerprint", {"dataset": "market"})
+        (root.parent / "report.json").write_text(json.dumps(report_of(lift)))
+        return root
+
+    return make
+
+
+def champion(uri):
+    """Return the bundle id of the champion."""
+    found = Registry(uri, MODEL).find()
+    return found and found.bundle_id
+
+
+def test_the_first_good_bundle_becomes_the_champion(mlflow_uri, make_bundle):
+    verdict = promote_bundle(make_bundle("a", lift=0.1), tracking_uri=mlflow_uri)
+    assert verdict["is_promoted"]
+    assert champion(mlflow_uri) == verdict["bundle_id"]
+
+
+def test_a_worse_bundle_is_registered_but_never_the_champion(mlflow_uri, make_bundle):
+    good = promote_bundle(make_bundle("good", lift=0.1), tracking_uri=mlflow_uri)
+
+    worse = promote_bundle(make_bundle("worse", lift=0.05), tracking_uri=mlflow_uri)
+
+    assert not worse["is_promoted"]
+    assert "not_worse_sctr" in worse["reason"]
+    assert champion(mlflow_uri) == good["bundle_id"]
+    challenger = Registry(mlflow_uri, MODEL).find("challenger")
+    assert challenger.bundle_id == worse["bundle_id"]
+    assert challenger.tags["gate"] == "refused"
+
+
+def test_a_better_bundle_takes_over_and_can_be_rolled_back(mlflow_uri, make_bundle):
+    first = promote_bundle(make_bundle("first", lift=0.1), tracking_uri=mlflow_uri)
+    second = promote_bundle(make_bundle("second", lift=0.2), tracking_uri=mlflow_uri)
+    assert champion(mlflow_uri) == second["bundle_id"]
+
+    roll_back(MODEL, mlflow_uri)
+
+    assert champion(mlflow_uri) == first["bundle_id"]
+    previous = Registry(mlflow_uri, MODEL).find(PREVIOUS)
+    assert previous.bundle_id == second["bundle_id"]
+
+
+def test_the_champion_may_be_promoted_again(mlflow_uri, make_bundle):
+    bundle = make_bundle("a", lift=0.1)
+    versions = [
+        promote_bundle(bundle, tracking_uri=mlflow_uri)["version"] for _ in range(2)
+    ]
+    assert versions == ["1", "1"]
+
+
+def test_a_dry_run_registers_nothing(mlflow_uri, make_bundle):
+    bundle = make_bundle("a", lift=0.1)
+    verdict = promote_bundle(bundle, tracking_uri=mlflow_uri, is_dry_run=True)
+    assert verdict["passed"]
+    assert not verdict["is_promoted"]
+    assert Registry(mlflow_uri, MODEL).find("challenger") is None
+
+
+def test_a_bundle_without_a_report_is_refused_by_name(mlflow_uri, make_bundle):
+    bundle = make_bundle("a", lift=0.1)
+    (bundle.parent / "report.json").unlink()
+    with pytest.raises(InputError, match=r"report\.json"):
+        promote_bundle(bundle, tracking_uri=mlflow_uri)
+
+
+def test_datasets_have_champions_of_their_own(mlflow_uri, make_bundle, tmp_path):
+    promote_bundle(make_bundle("a", lift=0.2), tracking_uri=mlflow_uri)
+    other = make_bundle("b", lift=0.1)
+    write_manifest(other, "fingerprint", {"dataset": "upworthy"})
+    assert promote_bundle(other, tracking_uri=mlflow_uri)["is_promoted"]
