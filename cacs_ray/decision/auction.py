@@ -72,6 +72,7 @@ def allocate_slots(
     next_ecpm[:-1] = np.where(has_next, ecpm[order][1:], 0.0)
     wins = (rank < num_slots) & takes_part[order]
     price = _second_price(next_ecpm, pctr[order])
+    # The quotient may end a hair above the bid that it equals.
     price = np.minimum(np.maximum(price, reserve_micros), bid_micros[order])
 
     slot = np.full(size, -1, np.int32)
@@ -86,6 +87,5 @@ def _second_price(next_ecpm: np.ndarray, pctr: np.ndarray) -> np.ndarray:
     price = np.divide(
         next_ecpm, 1000.0 * pctr, out=np.zeros_like(next_ecpm), where=pctr > 0
     )
-    # The quotient of equal products may be a hair above a whole micro.
-    whole: np.ndarray = np.ceil(np.round(price, 6))
+    whole: np.ndarray = np.ceil(price)
     return whole

@@ -31,7 +31,7 @@ class Candidates:
 
     @property
     def mask(self) -> np.ndarray:
-        """bool [A, C]: True for a real creative."""
+        """Bool [A, C]: True for a real creative."""
         real: np.ndarray = self.creative_lists > 0
         return real
 
@@ -61,18 +61,20 @@ class Scorers(Protocol):
     """What `decide` asks of models; local ones or handles of remote ones."""
 
     async def selector_scores(self, candidates: Candidates) -> np.ndarray:
-        """float [A, C]: the student's order inside each list."""
+        """Float [A, C]: the student's order inside each list."""
         ...
 
     async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
-        """float [A, C]: the teacher's logit of every creative of every ad."""
+        """Float [A, C]: the teacher's logit of every creative of every ad."""
         ...
 
     async def pctr(
         self, candidates: Candidates, creative_row: np.ndarray
     ) -> np.ndarray:
-        """float [A]: calibrated CTR of each ad shown with this creative; creative
-        row 0 asks for the CTR of the ad when the creative is not known yet."""
+        """Return float [A]: calibrated CTR of each ad shown with this creative.
+
+        Creative row 0 asks for the CTR of the ad while its creative is not known.
+        """
         ...
 
     async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:

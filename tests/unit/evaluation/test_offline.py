@@ -77,6 +77,19 @@ def test_a_bucket_compares_with_random_choice_on_the_same_decisions():
     assert lift == pytest.approx(100 * ((1 / 2) / (1 / 4) - 1))
 
 
+def test_random_choice_counts_in_a_bucket_by_its_share_of_the_decision():
+    # In the bucket 1-10: one of two hats (row 1), two of three shoes (rows 3, 4).
+    log = hats_and_shoes(impressions=np.array([0.0, 5, 50, 5, 5, 50]))
+    part = policies(log)["random"]["by_bucket"]["1-10"]
+    assert part["share"] == pytest.approx((4 / 2 + 4 * 2 / 3) / 8)
+    # Shown from the bucket: rows 0 and 3 of hats, 4 and 5 of shoes, one click.
+    assert value(part, "snips") == pytest.approx(1 / 4)
+    # All rows, each by its share: one click on hats, two on shoes.
+    random = (1 / 2 + 2 * 2 / 3) / (4 / 2 + 4 * 2 / 3)
+    lift = value(part, "lift_over_random", "snips")
+    assert lift == pytest.approx(100 * ((1 / 4) / random - 1))
+
+
 def test_a_weight_is_as_many_rows():
     log = hats_and_shoes()
     times = np.array([3, 1, 2, 1, 4, 1, 2, 1])
