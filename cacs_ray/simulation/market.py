@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save
 
 from cacs_ray.data.files import read_json, write_bytes, write_json
 from cacs_ray.errors import InputError
-from cacs_ray.schema import REQUESTS, TIMESTAMP
+from cacs_ray.schema import REQUESTS, TIMESTAMP, Column
 from cacs_ray.simulation.recipes import MarketRecipe
 
 Ids: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
@@ -188,12 +188,12 @@ class Market:
         if foreign.any():
             raise InputError(
                 f"{int(foreign.sum())} creatives are of another ad",
-                field="creative_id",
+                field=Column.CREATIVE_ID,
                 rule="creative_of_other_ad",
             )
         slot = np.asarray(slots, dtype=np.int64)
         if (slot < 0).any():
-            raise InputError("slots start at 0", field="slot", rule="bad_slot")
+            raise InputError("slots start at 0", field=Column.SLOT, rule="bad_slot")
         names = pa.nulls(len(slot), pa.string()) if devices is None else devices
         device = 1 + _positions(pa.array(DEVICES), names)
         return self.probability(self.user_rows(user_ids), creative, slot, device)

@@ -27,7 +27,7 @@ def last_line(capsys):
 def walk(ray_local, tmp_path_factory):
     """A smoke market and its run, made once."""
     root = tmp_path_factory.mktemp("walk")
-    market, run = root / "market", root / "run"
+    market = root / "market"
     sizes = ["--set", "traffic.num_impressions=6000"]
     assert simulate.main(["--out", str(market), "--recipe", "smoke", *sizes]) == 0
     assert cycle.main(cycle_arguments(root)) == 0

@@ -89,7 +89,7 @@ def test_rows_of_one_request_come_together():
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(InputError, match="bid_micros.*missing_required"):
+    with pytest.raises(InputError, match=r"bid_micros.*missing_required"):
         prepare_requests(SHOP, rows({}).drop_columns(["bid_micros"]))
 
 

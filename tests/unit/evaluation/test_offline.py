@@ -79,7 +79,8 @@ def test_a_bucket_compares_with_random_choice_on_the_same_decisions():
 
 def test_random_choice_counts_in_a_bucket_by_its_share_of_the_decision():
     # In the bucket 1-10: one of two hats (row 1), two of three shoes (rows 3, 4).
-    log = hats_and_shoes(impressions=np.array([0.0, 5, 50, 5, 5, 50]))
+    counts = np.array([0.0, 5, 50, 5, 5, 50])
+    log = hats_and_shoes(impressions=counts, clicks=np.zeros(6))
     part = policies(log)["random"]["by_bucket"]["1-10"]
     assert part["share"] == pytest.approx((4 / 2 + 4 * 2 / 3) / 8)
     # Shown from the bucket: rows 0 and 3 of hats, 4 and 5 of shoes, one click.

@@ -67,6 +67,14 @@ def test_appeal_is_linear_in_style(tiny_market):
     assert np.linalg.norm(fitted) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_nobody_asks_during_the_log_but_its_own_users(tiny_recipe, tiny_market):
+    weight, known = tiny_market.user_weight, tiny_recipe.population.num_users
+    assert len(weight) == 1 + known + 1  # nobody, the log's users, 2 % of new ones
+    assert weight[0] == 0
+    assert (weight[1 : 1 + known] > 0).all()
+    assert weight[1 + known] == 0
+
+
 def test_next_day_has_known_new_and_unknown_users(tiny_recipe):
     recipe = tiny_recipe.override({"traffic.num_next_requests": 1000})
     market = draw_market(recipe, seed=0)

@@ -50,6 +50,17 @@ def test_equal_parts_are_equal_whenever_they_are_drawn(tiny_market):
     assert draw_part(tiny_market, part, seen)[0].equals(first)
 
 
+def test_parts_of_one_day_differ(tiny_market):
+    seen = Counts.none(tiny_market)
+    first, second = (
+        draw_part(tiny_market, Part(0, index, 300), seen)[0] for index in (0, 1)
+    )
+    assert not first["request_ts"].equals(second["request_ts"])
+    assert not set(first["request_id"].to_pylist()) & set(
+        second["request_id"].to_pylist()
+    )
+
+
 def test_parts_add_up_to_the_recipe_and_stay_within_their_size():
     recipe = RECIPES["large"]
     parts = [part for day in log_parts(recipe) for part in day]
