@@ -11,8 +11,6 @@ Evaluation, gate, serving and replay open this directory and nothing else. No
 file of it can run code: safetensors, JSON and Parquet only.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from cacs_ray.data.files import atomic_directory, read_json, sha256_file
+from cacs_ray.data.files import atomic_directory, read_json
 from cacs_ray.errors import InputError
 from cacs_ray.features.batch import FeatureArrays, FeatureTensors, as_index, take_rows
 from cacs_ray.features.catalogue import Catalogue
@@ -36,13 +34,18 @@ from cacs_ray.features.encode import (
 )
 from cacs_ray.features.kept import FittedFeatures, read_fitted, write_fitted
 from cacs_ray.features.request_text import encode_request_text
+from cacs_ray.manifest import (
+    read_manifest,
+    verify_bundle,
+    write_manifest,
+    write_plain_json,
+)
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
 from cacs_ray.models.selector import Selector
 from cacs_ray.schema import Column, Side
 
-FORMAT = 1
 _ENTITIES: Mapping[str, Side] = {"users": "user", "ads": "ad", "creatives": "creative"}
 _BLOCK = 16_384
 
@@ -354,8 +357,8 @@ def write_bundle(out: Path, parts: BundleParts) -> str:
     """
     with atomic_directory(out) as root:
         write_fitted(root, parts.fitted)
-        _write_json(root / "config.json", parts.config)
-        _write_json(root / "calibration.json", parts.calibration.model_dump())
+        write_plain_json(root / "config.json", parts.config)
+        write_plain_json(root / "calibration.json", parts.calibration.model_dump())
         (root / "entities").mkdir()
         for name in _ENTITIES:
             arrays = {k: np.array(v) for k, v in getattr(parts.entities, name).items()}
@@ -368,78 +371,3 @@ def write_bundle(out: Path, parts: BundleParts) -> str:
         vectors = {"vectors": parts.creative_vectors.contiguous().numpy()}
         save_file(vectors, root / "creative_vectors.safetensors")
         return write_manifest(root, parts.fitted.spec.fingerprint, parts.lineage)
-
-
-def write_manifest(root: Path, fingerprint: str, lineage: Mapping[str, Any]) -> str:
-    """Write manifest.json over every file of a directory; return the bundle id."""
-    files = {
-        path.relative_to(root).as_posix(): {
-            "sha256": sha256_file(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
-    bundle_id = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-    manifest = {
-        "format": FORMAT,
-        "bundle_id": bundle_id,
-        "spec_fingerprint": fingerprint,
-        "lineage": dict(lineage),
-        "files": files,
-    }
-    _write_json(root / "manifest.json", manifest)
-    return bundle_id
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
-
-
-def read_manifest(root: Path) -> dict[str, Any]:
-    """Read a bundle's manifest; `InputError` when this is not a bundle."""
-    path = root / "manifest.json"
-    if not path.is_file():
-        raise InputError(
-            "not a bundle: it has no manifest.json", source=str(root), rule="bundle"
-        )
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(
-            f"bundle format must be {FORMAT}", source=str(path), rule="bundle_format"
-        )
-    return manifest
-
-
-def verify_bundle(path: str | Path) -> dict[str, Any]:
-    """Check every file of a bundle against its digest; return the manifest.
-
-    Raises:
-        InputError: a file is missing, changed, unlisted or outside the bundle.
-    """
-    root = Path(path)
-    manifest = read_manifest(root)
-    listed = manifest["files"]
-    for name, entry in listed.items():
-        file = root / name
-        if ".." in Path(name).parts or Path(name).is_absolute() or file.is_symlink():
-            raise InputError(
-                "a listed path leaves the bundle", source=str(file), rule="path"
-            )
-        if not file.is_file():
-            raise InputError("a file is missing", source=str(file), rule="digest")
-        if sha256_file(file) != entry["sha256"]:
-            raise InputError(
-                "the file is not the one that was written (its digest differs)",
-                source=str(file),
-                rule="digest",
-            )
-    expected = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
-    if manifest["bundle_id"] != expected:
-        raise InputError(
-            "the bundle id does not belong to these files",
-            source=str(root / "manifest.json"),
-            field="bundle_id",
-            rule="digest",
-        )
-    return manifest

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from cacs_ray.bundle import verify_bundle
 from cacs_ray.data.files import read_json, sha256_file
 from cacs_ray.errors import InputError
+from cacs_ray.manifest import verify_bundle
 from cacs_ray.tracking.store import (
     default_uri,
     experiment_id,

@@ -8,9 +8,9 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from cacs_ray.bundle import verify_bundle
 from cacs_ray.command import run_job
 from cacs_ray.errors import InputError
+from cacs_ray.manifest import verify_bundle
 from cacs_ray.recipes.promote import promote_bundle, roll_back
 from cacs_ray.registry import model_name
 

@@ -33,13 +33,27 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, so that nobody forgets a marker."""
+    """Mark by folder, so that nobody forgets; what starts Ray comes last.
+
+    Inside a folder the order stays random. A Ray that is up, and the environment it
+    was started with, would change what unit tests see.
+    """
     for item in items:
         if item.path.is_relative_to(TESTS):
             folder = item.path.relative_to(TESTS).parts[0]
             if folder in MARKED_FOLDERS:
                 item.add_marker(getattr(pytest.mark, folder))
+    items.sort(key=_folder_order)
+
+
+def _folder_order(item: pytest.Item) -> int:
+    """Doctests and unit tests 0, then those that need Ray, then whole turns."""
+    for order, folder in enumerate(MARKED_FOLDERS, start=1):
+        if item.get_closest_marker(folder):
+            return order
+    return 0
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ from cacs_ray.bundle import (
     Entities,
     Predictor,
     creative_vectors,
-    read_manifest,
     write_bundle,
 )
 from cacs_ray.cluster import start_ray
@@ -27,6 +26,7 @@ from cacs_ray.data.splits import Windows, split_windows
 from cacs_ray.errors import InputError
 from cacs_ray.features.fit import TrainingWindow, fit_features
 from cacs_ray.features.store import open_encoded, open_fitted, write_store
+from cacs_ray.manifest import read_manifest
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import CycleConfig

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cacs_ray.bundle import verify_bundle
 from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
 from cacs_ray.evaluation.gate import judge
+from cacs_ray.manifest import verify_bundle
 from cacs_ray.recipes.evaluate import evaluate_bundle
 from cacs_ray.registry import Registry, Release, model_name
 

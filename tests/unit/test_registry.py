@@ -2,8 +2,8 @@
 
 import pytest
 
-from cacs_ray.bundle import write_manifest
 from cacs_ray.errors import InputError
+from cacs_ray.manifest import write_manifest
 from cacs_ray.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 
 
