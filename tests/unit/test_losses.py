@@ -158,7 +158,7 @@ def test_a_temperature_of_zero_is_refused():
     one = torch.ones(1, 2)
     with pytest.raises(ValueError, match="positive"):
         losses.listwise_distillation_loss(
-            one, one, one.bool(), one[:, 0], temperature=0
+            one, one, one.bool(), one[:, 0], temperature=0.0
         )
 
 
