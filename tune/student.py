@@ -6,6 +6,7 @@ python -m tune.student --logs market --work run --out sweep --trials 24
 import argparse
 import math
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,13 +19,14 @@ from cacs_ray.cluster import start_ray
 from cacs_ray.command import run_job
 from cacs_ray.config import parse_changes
 from cacs_ray.data.dataset import read_dataset
-from cacs_ray.data.files import read_json, write_json
+from cacs_ray.data.files import read_json, write_bytes, write_json
+from cacs_ray.errors import InputError
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import RECIPES, CycleConfig, run_config
 from cacs_ray.recipes.cycle import Cycle
 from cacs_ray.tracking.client import Run, Tracker
-from cacs_ray.training.reporter import TuneReporter
+from cacs_ray.training.reporter import PlainReporter, TuneReporter
 from cacs_ray.training.stage import RESULT, train_here
 from cacs_ray.training.student import StudentConfig, StudentStage
 from tune.judge import compare, judge
@@ -92,10 +94,11 @@ def sweep(args: argparse.Namespace) -> dict[str, object]:
     with (
         start_ray(),
         Tracker.open(args.tracking_uri, dataset.root.name, out / "tracking") as tracker,
-        tracker.run(name, tags={"stage": "sweep"}, key=str(out)) as run,
+        tracker.run(name, tags={"stage": "sweep"}, key=sweep_key(out)) as run,
     ):
         stage = prepare(Cycle(dataset, Path(args.work).absolute(), config, run))
         settings = sweep_settings(args, stage)
+        keep_settings(settings, out)
         run.params({"sweep": settings.model_dump(), "space": _texts(SPACE)})
         TrialRuns.report_to(tracker, run)
         results = run_sweep(
@@ -131,6 +134,29 @@ def sweep_settings(args: argparse.Namespace, stage: StudentStage) -> SweepSettin
     )
 
 
+def sweep_key(out: Path) -> str:
+    """Return what names this sweep in MLflow, for as long as its directory lasts."""
+    file = out / "sweep.key"
+    if not file.is_file():
+        write_bytes(file, uuid.uuid4().hex.encode())
+    return file.read_text()
+
+
+def keep_settings(settings: SweepSettings, out: Path) -> None:
+    """Keep the settings of a new sweep; refuse to resume it with others."""
+    file = out / "settings.json"
+    now = settings.model_dump()
+    if file.is_file() and (kept := read_json(file)) != now:
+        changed = sorted(name for name in now if kept.get(name) != now[name])
+        raise InputError(
+            f"the sweep here was started with other settings: {', '.join(changed)}; "
+            "repeat them, or choose another --out",
+            source=str(file),
+            rule="same_sweep",
+        )
+    write_json(file, now)
+
+
 def one_threaded(config: CycleConfig) -> StudentConfig:
     """Return the student's configuration for a trial, which has one processor."""
     return config.student.override({"loop.num_threads": 1})
@@ -160,35 +186,43 @@ def conclude(
 ) -> dict[str, object]:
     """Write sweep.json: all trials, and best against default on the test window."""
     finished = _finished(results, out / "models")
-    if not finished:
-        message = f"none of {len(results)} trials finished"
-        raise RuntimeError(message)
-    best = min(finished, key=lambda trial: trial.loss)
-    default = default_values(stage.config)
-    first = next((t for t in finished if t.values == default), None)
+    default = _default_trial(finished, stage, out / "models")
+    ranked = sorted({t.trial_id: t for t in [*finished, default]}.values(), key=_loss)
+    best = ranked[0]
+    log = open_encoded(stage.inputs.encoded_dir, "test")
+    best_side, default_side = (
+        judge(load_selector(out / "models" / t.trial_id, stage.inputs.spec), log)
+        for t in (best, default)
+    )
     summary: dict[str, object] = {
         "trials": len(results),
         "finished": len(finished),
         "failed": sum(result.error is not None for result in results),
         "best": dict(best.values),
-        METRIC: best.loss,
+        METRIC: {"best": best.loss, "default": default.loss},
+        "test": compare(best_side, default_side, log),
     }
-    if first is not None:
-        log = open_encoded(stage.inputs.encoded_dir, "test")
-        best_side, default_side = (
-            judge(load_selector(out / "models" / t.trial_id, stage.inputs.spec), log)
-            for t in (best, first)
-        )
-        summary["test"] = compare(best_side, default_side, log)
-    table = [{"loss": t.loss, **t.values} for t in sorted(finished, key=_by_loss)]
+    table = [{"loss": t.loss, **t.values} for t in ranked]
     write_json(out / "sweep.json", {**summary, "leaderboard": table})
     run.metrics({"summary/best_click_loss": best.loss})
-    run.params({"best": dict(best.values)})
+    run.tags({f"best.{name}": value for name, value in best.values.items()})
     run.artifact(out / "sweep.json")
     return summary
 
 
-def _by_loss(trial: Trial) -> float:
+def _default_trial(
+    finished: Sequence[Trial], stage: StudentStage, models: Path
+) -> Trial:
+    """Return the default trained to its end, also if the scheduler stopped it."""
+    values = default_values(stage.config)
+    for trial in finished:
+        if trial.values == values:
+            return trial
+    result = train_here(stage, PlainReporter(), models / "default")
+    return Trial("default", values, result.metrics)
+
+
+def _loss(trial: Trial) -> float:
     return trial.loss
 
 

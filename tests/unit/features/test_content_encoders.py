@@ -170,6 +170,8 @@ def _scene(seed: int) -> Image.Image:
 
 @needs_efficientnet
 def test_two_crops_of_a_picture_are_nearer_than_two_pictures(capsys):
+    import torch
+
     from cacs_ray.features.image import EfficientNetLite0
 
     encoder = EfficientNetLite0()
@@ -179,11 +181,21 @@ def test_two_crops_of_a_picture_are_nearer_than_two_pictures(capsys):
         one.crop((40, 40, 320, 320)),
         other.crop((0, 0, 280, 280)),
     ]
-    vectors = encoder.encode(pixels_of([read_picture(as_file(c)) for c in crops]))
+    pixels = pixels_of([read_picture(as_file(c)) for c in crops])
+    encoder.batch_size = 2  # two batches, side by side
+    num_threads = torch.get_num_threads()
+    vectors = encoder.encode(pixels)
+    assert torch.get_num_threads() == num_threads
 
     assert vectors.dtype == np.float32
     assert vectors.shape == (3, encoder.size) == (3, 1280)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+    # The network as its package documents it, on the scaling it was trained with.
+    scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 128 - 127 / 128
+    with torch.inference_mode():
+        pooled = encoder._model.extract_features(scaled).mean((2, 3))
+    expected = pooled / pooled.norm(dim=1, keepdim=True)
+    assert vectors == pytest.approx(expected.numpy(), abs=1e-4)
     assert encoder.encode(pixels_of([])).shape == (0, 1280)
     assert capsys.readouterr().out == ""
