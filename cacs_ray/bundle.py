@@ -13,6 +13,7 @@ file of it can run code: safetensors, JSON and Parquet only.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,25 @@ from torch import Tensor
 
 from cacs_ray.data.files import atomic_directory, read_json
 from cacs_ray.errors import InputError
-from cacs_ray.features.batch import FeatureArrays, FeatureTensors, as_index, take_rows
+from cacs_ray.features.batch import (
+    FeatureArrays,
+    FeatureTensors,
+    as_index,
+    creative_features,
+    take_rows,
+)
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.encode import (
     ContentEncoder,
     encode_rows,
     with_blank_row,
 )
-from cacs_ray.features.kept import FittedFeatures, read_fitted, write_fitted
+from cacs_ray.features.kept import (
+    ENTITY_SIDES,
+    FittedFeatures,
+    read_fitted,
+    write_fitted,
+)
 from cacs_ray.features.request_text import encode_request_text
 from cacs_ray.manifest import (
     read_manifest,
@@ -43,10 +55,9 @@ from cacs_ray.manifest import (
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
-from cacs_ray.models.selector import Selector
+from cacs_ray.models.selector import Selector, catalogue_vectors
 from cacs_ray.schema import Column, Side
 
-_ENTITIES: Mapping[str, Side] = {"users": "user", "ads": "ad", "creatives": "creative"}
 _BLOCK = 16_384
 
 
@@ -128,7 +139,7 @@ class Predictor:
             )
         arrays = {
             name: load_file(root / "entities" / f"{name}.safetensors")
-            for name in _ENTITIES
+            for name in ENTITY_SIDES
         }
         user_ids = pq.read_table(root / "entities" / "user_ids.parquet")
         counts = {name: v.counts for name, v in fitted.vocabularies.items()}
@@ -302,11 +313,12 @@ class Predictor:
 
     def creative_features(self, creative_rows: np.ndarray) -> FeatureTensors:
         """creative.* and ad.* fields of catalogue rows."""
-        ads = self.catalogue.creative_ad_row[creative_rows]
-        return {
-            **take_rows(self.entities.creatives, creative_rows),
-            **take_rows(self.entities.ads, ads),
-        }
+        return creative_features(
+            self.entities.creatives,
+            self.entities.ads,
+            self.catalogue.creative_ad_row,
+            creative_rows,
+        )
 
 
 def _index(user_ids: pa.Table) -> dict[str, int]:
@@ -314,22 +326,17 @@ def _index(user_ids: pa.Table) -> dict[str, int]:
     return {user_id: row for row, user_id in enumerate(ids, start=1)}
 
 
-@torch.inference_mode()
 def creative_vectors(
     selector: Selector, entities: Entities, catalogue: Catalogue
 ) -> Tensor:
     """Run the creative tower over a catalogue: float32 [K + 1, D], row 0 zeros."""
-    parts = []
-    for start in range(0, len(catalogue.creative_ids), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(catalogue.creative_ids)))
-        features = {
-            **take_rows(entities.creatives, rows),
-            **take_rows(entities.ads, catalogue.creative_ad_row[rows]),
-        }
-        parts.append(selector.creative_vectors(features))
-    vectors = torch.cat(parts)
-    vectors[0] = 0.0
-    return vectors
+    features_of = partial(
+        creative_features,
+        entities.creatives,
+        entities.ads,
+        catalogue.creative_ad_row,
+    )
+    return catalogue_vectors(selector, features_of, len(catalogue.creative_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +367,7 @@ def write_bundle(out: Path, parts: BundleParts) -> str:
         write_plain_json(root / "config.json", parts.config)
         write_plain_json(root / "calibration.json", parts.calibration.model_dump())
         (root / "entities").mkdir()
-        for name in _ENTITIES:
+        for name in ENTITY_SIDES:
             arrays = {k: np.array(v) for k, v in getattr(parts.entities, name).items()}
             save_file(arrays, root / "entities" / f"{name}.safetensors")
         pq.write_table(parts.user_ids, root / "entities" / "user_ids.parquet")

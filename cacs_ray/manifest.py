@@ -58,7 +58,7 @@ def verify_bundle(path: str | Path) -> dict[str, Any]:
     """Check every file of a bundle against its digest; return the manifest.
 
     Raises:
-        InputError: a file is missing, changed, unlisted or outside the bundle.
+        InputError: a listed file is missing, changed or outside the bundle.
     """
     root = Path(path)
     manifest = read_manifest(root)

@@ -141,11 +141,9 @@ class EncodedLog:
 
     def creative_features(self, creative_rows: np.ndarray) -> FeatureTensors:
         """Return creative.* and ad.* fields of catalogue rows, [K, ...]."""
-        ads = self.creative_ad_row[creative_rows]
-        return {
-            **take_rows(self.creatives, creative_rows),
-            **take_rows(self.ads, ads),
-        }
+        return creative_features(
+            self.creatives, self.ads, self.creative_ad_row, creative_rows
+        )
 
     def context(self, rows: np.ndarray) -> FeatureTensors:
         """Return user.*, request.* and ad.* fields of some rows, [B, ...]."""
@@ -164,6 +162,26 @@ def take_rows(arrays: FeatureArrays, rows: np.ndarray) -> FeatureTensors:
             np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32,
         )
         for key, array in arrays.items()
+    }
+
+
+def creative_features(
+    creatives: FeatureArrays,
+    ads: FeatureArrays,
+    creative_ad_row: np.ndarray,
+    creative_rows: np.ndarray,
+) -> FeatureTensors:
+    """Gather creative.* and ad.* fields of catalogue rows, [K, ...].
+
+    Args:
+        creatives: encoded creatives, row 0 blank.
+        ads: encoded ads, row 0 blank.
+        creative_ad_row: int [creatives + 1]: the ad of each creative.
+        creative_rows: int [K].
+    """
+    return {
+        **take_rows(creatives, creative_rows),
+        **take_rows(ads, creative_ad_row[creative_rows]),
     }
 
 

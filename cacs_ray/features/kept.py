@@ -10,6 +10,14 @@ import pyarrow.parquet as pq
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.vocabulary import Vocabulary
+from cacs_ray.schema import Side
+
+ENTITY_SIDES: Mapping[str, Side] = {
+    "users": "user",
+    "ads": "ad",
+    "creatives": "creative",
+}
+"""Entity tables as they are named on disk, and the side of each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,15 +26,16 @@ import ray
 from cacs_ray.features.batch import EncodedLog, FeatureArrays
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.encode import ContentEncoder, encode_rows, with_blank_row
-from cacs_ray.features.kept import FittedFeatures, read_fitted, write_fitted
+from cacs_ray.features.kept import (
+    ENTITY_SIDES,
+    FittedFeatures,
+    read_catalogue,
+    read_fitted,
+    write_fitted,
+)
 from cacs_ray.features.vocabulary import stable_hash
 from cacs_ray.schema import Column, Side
 
-ENTITY_SIDES: Mapping[str, Side] = {
-    "users": "user",
-    "ads": "ad",
-    "creatives": "creative",
-}
 _ROW_COLUMNS: Mapping[str, str] = {
     "user_row": "<i4",
     "ad_row": "<i4",
@@ -304,7 +305,7 @@ def open_encoded(directory: str | Path, window: str) -> EncodedLog:
     """
     root = Path(directory)
     entities = {name: _open_arrays(root / "entities" / name) for name in ENTITY_SIDES}
-    fitted = open_fitted(root)
+    catalogue = read_catalogue(root / "catalogue")
     columns = _open_columns(root / window)
     request_keys = [key for key in columns if key not in _ROW_COLUMNS]
     hashes = columns.pop("request_hash")
@@ -313,7 +314,7 @@ def open_encoded(directory: str | Path, window: str) -> EncodedLog:
         users=entities["users"],
         ads=entities["ads"],
         creatives=entities["creatives"],
-        creative_ad_row=fitted.catalogue.creative_ad_row,
+        creative_ad_row=catalogue.creative_ad_row,
         requests={key: columns.pop(key) for key in request_keys},
         lists=np.load(root / "lists.npy", allow_pickle=False),
         request_row=request_row.astype(np.int32),

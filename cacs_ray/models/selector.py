@@ -8,6 +8,9 @@ one dot product.
     D  width of the shared vectors
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -29,6 +32,9 @@ from cacs_ray.models.embeddings import (
     gather_rows,
 )
 from cacs_ray.models.tower import PositionLogit, Tower
+
+CATALOGUE_BLOCK = 16_384
+"""Creatives that go through the tower at once."""
 
 TOWER_SCALE = 0.3
 """Start of the towers' last layers: scores begin near zero but not at it."""
@@ -139,3 +145,30 @@ class Selector(nn.Module):
         for field in self.creative_encoder.fields:
             if field.vocabulary is not None:
                 self.tables.table(field).requires_grad_(True)
+
+
+@torch.inference_mode()
+def catalogue_vectors(
+    selector: Selector,
+    features_of: Callable[[np.ndarray], FeatureTensors],
+    num_rows: int,
+) -> Float[Tensor, "K D"]:
+    """Run the creative tower over a whole catalogue, block by block.
+
+    Args:
+        selector: in evaluation mode.
+        features_of: catalogue rows -> their creative.* and ad.* fields.
+        num_rows: K, rows of the catalogue, the blank row 0 included.
+
+    Returns:
+        V(c) by catalogue row; row 0 is zeros.
+    """
+    parts = [
+        selector.creative_vectors(
+            features_of(np.arange(start, min(start + CATALOGUE_BLOCK, num_rows)))
+        )
+        for start in range(0, num_rows, CATALOGUE_BLOCK)
+    ]
+    vectors = torch.cat(parts)
+    vectors[0] = 0.0
+    return vectors

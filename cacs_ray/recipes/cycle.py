@@ -1,10 +1,14 @@
-"""The whole walk: validate, features, teacher, soft labels, student, ranker, bundle,
-evaluation. Each stage is one method; what it made is one directory.
-"""  # noqa: D205
+"""The whole walk, from a log to a bundle and its report.
+
+validate, features, teacher, soft labels, student, ranker, bundle, evaluate: each
+stage is one method, and what it made is one directory.
+"""
 
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -137,6 +141,11 @@ class Cycle:
         report = report_cycle(self)
         return {"bundle": str(self.out / "bundle"), "bundle_id": bundle_id, **report}
 
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the dataset when the run began; it reads every file."""
+        return self.dataset.digest
+
     @property
     def validated(self) -> ValidatedLog:
         """The accepted rows."""
@@ -169,7 +178,7 @@ class Cycle:
             run.metrics({f"data/{k}": v for k, v in counts.items()})
             return {**counts, "rejected": rows.rejected}
 
-        digest = self.dataset.digest
+        digest = self.digest
         self.run.dataset(
             self.dataset.root.name, source=str(self.dataset.root), digest=digest
         )
@@ -228,7 +237,7 @@ class Cycle:
     def write_soft_labels(self) -> None:
         """Stage 2: the teacher scores every creative of every logged list."""
 
-        def body(directory: Path, run: Run) -> dict[str, Any]:  # noqa: ARG001
+        def body(directory: Path, _: Run) -> dict[str, Any]:
             for window in ("train", "validation"):
                 write_soft_labels(
                     self.inputs,
@@ -301,11 +310,14 @@ class Cycle:
         """Put together what serving needs; calibrate the ranker; return the id."""
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
-            bundle_id = write_bundle(directory / "raw", self._parts(Calibration()))
+            parts = self._parts()
+            write_bundle(directory / "raw", parts)
             predictor = Predictor.load(directory / "raw", is_verified=True)
             validation = open_encoded(self.work / "features", "validation")
             calibration = calibrate(predictor, validation)
-            bundle_id = write_bundle(self.out / "bundle", self._parts(calibration))
+            bundle_id = write_bundle(
+                self.out / "bundle", replace(parts, calibration=calibration)
+            )
             shutil.rmtree(directory / "raw")
             run.tags({"bundle_id": bundle_id})
             return {
@@ -324,7 +336,8 @@ class Cycle:
         )
         return str(self.stages.summaries["bundle"]["bundle_id"])
 
-    def _parts(self, calibration: Calibration) -> BundleParts:
+    def _parts(self) -> BundleParts:
+        """Collect what a bundle holds; nothing is calibrated yet."""
         encoded = open_encoded(self.work / "features", "validation")
         fitted = open_fitted(self.work / "features")
         entities = Entities(encoded.users, encoded.ads, encoded.creatives, {})
@@ -339,11 +352,11 @@ class Cycle:
                 "teacher": self.work / "teacher",
             },
             creative_vectors=creative_vectors(selector, entities, fitted.catalogue),
-            calibration=calibration,
+            calibration=Calibration(),
             config=self.config.model_dump(mode="json"),
             lineage={
                 "dataset": self.dataset.root.name,
-                "dataset_digest": self.dataset.digest,
+                "dataset_digest": self.digest,
                 "windows": self.stages.summaries["features"]["windows"],
                 "code_version": __version__,
                 "torch": version("torch").partition("+")[0],

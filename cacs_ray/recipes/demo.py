@@ -1,10 +1,8 @@
 """The demonstration: market, cycle, service, requests over HTTP, and a table."""
 
-import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ import yaml
 
 from cacs_ray.cluster import local_environment
 from cacs_ray.data.files import read_json, write_bytes
+from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
 from cacs_ray.recipes.config import run_config
 from cacs_ray.recipes.cycle import run_cycle
 from cacs_ray.recipes.promote import promote_bundle
@@ -104,7 +103,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         "seconds": seconds,
         "is_promoted": verdict["is_promoted"],
         "requests": asked.figures(),
-        "policies": policy_figures(report),
+        "policies": report["truth"]["next_day"],
     }
 
 
@@ -131,8 +130,8 @@ def serve_graph(out: Path, bundle: str, port: int) -> Iterator[str]:
     Raises:
         RuntimeError: the graph ended or did not become healthy in time.
     """
-    port = port or _free_port()
-    url = f"http://127.0.0.1:{port}"
+    port = port or free_port()
+    url = f"http://{LOOPBACK}:{port}"
     config = yaml.safe_load(_SERVE_CONFIG.read_text())
     config["http_options"]["port"] = port
     application = config["applications"][0]
@@ -154,7 +153,9 @@ def serve_graph(out: Path, bundle: str, port: int) -> Iterator[str]:
             env={**os.environ, **local_environment(), "PYTHONPATH": root},
         )
     try:
-        _wait_until_healthy(process, url, out / "serve.log")
+        wait_until_healthy(
+            process, f"{url}/healthz", out / "serve.log", _START_TIMEOUT_S
+        )
         yield url
     finally:
         _stop(process)
@@ -165,22 +166,6 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _wait_until_healthy(
-    process: subprocess.Popen[bytes], url: str, log_file: Path
-) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"the service ended at once; see {log_file}")
-        try:
-            if httpx.get(f"{url}/healthz", timeout=3.0).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise RuntimeError(f"the service did not become healthy; see {log_file}")
-
-
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Let the graph flush its decision log, then end what is left of it."""
     process.send_signal(signal.SIGINT)
@@ -189,13 +174,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +244,3 @@ def titles_of(market: Path) -> dict[str, str]:
     table = pl.read_parquet(market / "creatives.parquet")
     pairs = zip(table[Column.CREATIVE_ID], table["title"], strict=True)
     return {creative_id: title or "" for creative_id, title in pairs}
-
-
-def policy_figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the true figures by policy, as the table shows them."""
-    truth = report["truth"]["next_day"]
-    return json.loads(json.dumps({name: dict(row) for name, row in truth.items()}))

@@ -17,8 +17,6 @@ from cacs_ray.recipes.content import DatasetContent
 from cacs_ray.recipes.report import Judged, headline, judge, keep_report
 from cacs_ray.schema import Side
 
-_MAX_REJECT_SHARE = 0.05
-
 
 def evaluate_bundle(
     bundle: str | Path, logs: str | Path, out: str | Path
@@ -45,7 +43,7 @@ def evaluate_bundle(
     dataset = read_dataset(logs)
     content = DatasetContent(root / "work" / "content", dataset.root)
     with start_ray():
-        validated = validate_log(dataset, root, max_reject_share=_MAX_REJECT_SHARE)
+        validated = validate_log(dataset, root)
         tables: Mapping[Side, pa.Table] = {
             "creative": validated.creatives,
             "ad": validated.ads,

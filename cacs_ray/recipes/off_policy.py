@@ -8,14 +8,11 @@ import pyarrow.parquet as pq
 
 from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import read_dataset
-from cacs_ray.data.files import read_json
-from cacs_ray.data.logs import ValidatedLog, validate_log
+from cacs_ray.data.logs import validate_log
 from cacs_ray.data.public import POLICY_FILE, PROBABILITY
 from cacs_ray.evaluation.off_policy import compare_with_on_policy
 from cacs_ray.recipes.report import keep_report
 from cacs_ray.schema import Column
-
-_MAX_REJECT_SHARE = 0.05
 
 
 def value_off_policy(
@@ -49,13 +46,11 @@ def value_off_policy(
         target = pq.read_table(known).rename_columns({PROBABILITY: Column.PROPENSITY})
     compared = compare_with_on_policy(off_log, on_log, target)
     name = Path(on_policy_logs).name
-    keep_report({"dataset": name, "off_policy": {name: compared}}, root)
-    plain = read_json(root / "report.json")["off_policy"][name]
+    report = keep_report({"dataset": name, "off_policy": {name: compared}}, root)
+    plain = report["off_policy"][name]
     return {"out": str(root), "report": str(root / "report.html"), **plain}
 
 
 def _impressions(logs: str | Path, out: Path) -> pa.Table:
-    validated: ValidatedLog = validate_log(
-        read_dataset(logs), out, max_reject_share=_MAX_REJECT_SHARE
-    )
+    validated = validate_log(read_dataset(logs), out)
     return pa.concat_tables(pq.read_table(file) for file in validated.impression_files)

@@ -2,20 +2,15 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
 from cacs_ray.tracking.store import ENVIRONMENT, open_client
 
-_HOST = "127.0.0.1"
-_POLL_S = 0.25
 _GRACE_S = 8.0
 
 
@@ -40,8 +35,8 @@ def mlflow_server(
         RuntimeError: the server ended or did not answer in time.
     """
     open_client(uri)
-    port = port or _free_port()
-    url = f"http://{_HOST}:{port}"
+    port = port or free_port()
+    url = f"http://{LOOPBACK}:{port}"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         process = subprocess.Popen(
@@ -54,7 +49,7 @@ def mlflow_server(
             env=_environment(),
         )
     try:
-        _wait_until_it_answers(process, url, log, timeout_s)
+        wait_until_healthy(process, f"{url}/health", log, timeout_s)
         yield url
     finally:
         _stop(process)
@@ -66,7 +61,7 @@ def _command(uri: str, port: int) -> list[str]:
     return [
         *[sys.executable, "-m", "mlflow", "server"],
         *["--backend-store-uri", uri, "--artifacts-destination", str(artifacts)],
-        *["--host", _HOST, "--port", str(port), "--workers", "1"],
+        *["--host", LOOPBACK, "--port", str(port), "--workers", "1"],
     ]
 
 
@@ -74,35 +69,6 @@ def _environment() -> dict[str, str]:
     """Return the environment of a server without its background jobs."""
     own = {**ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return {**os.environ, **own}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_it_answers(
-    process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float
-) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            message = f"the MLflow server ended with {process.returncode}, see {log}"
-            raise RuntimeError(message)
-        if _answers(url):
-            return
-        time.sleep(_POLL_S)
-    message = f"the MLflow server did not answer in {timeout_s:.0f} s, see {log}"
-    raise RuntimeError(message)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

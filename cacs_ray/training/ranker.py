@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +10,7 @@ from cacs_ray.config import Config
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.models.ranker import Ranker, RankerConfig
 from cacs_ray.models.saved import WEIGHTS, load_ranker, load_selector, save_ranker
-from cacs_ray.models.selector import Selector
+from cacs_ray.models.selector import Selector, catalogue_vectors
 from cacs_ray.training.loop import LoopConfig
 from cacs_ray.training.stage import (
     Launch,
@@ -25,8 +24,6 @@ from cacs_ray.training.stage import (
 )
 from cacs_ray.training.steps import RankerStep
 from cacs_ray.training.teacher import open_windows
-
-_BLOCK = 8192
 
 
 class ServingRankerConfig(Config):
@@ -73,7 +70,7 @@ class RankerStage:
             ranker.tower.load_state_dict(selector.state_dict())
         vectors = None
         if self.config.model.sharing == "frozen":
-            vectors = catalogue_vectors(selector, train.log)
+            vectors = log_vectors(selector, train.log)
         return OpenStage(RankerStep(ranker, vectors), train, validation)
 
     def save(self, step: nn.Module, directory: Path) -> None:
@@ -104,19 +101,11 @@ def train_ranker(
     return run_stage(RankerStage(inputs, config, student_dir, teacher_dir), launch)
 
 
-@torch.inference_mode()
-def catalogue_vectors(selector: Selector, log: EncodedLog) -> Tensor:
+def log_vectors(selector: Selector, log: EncodedLog) -> Tensor:
     """Return V of every creative of a log: float32 [creatives + 1, D], row 0 zero."""
     num_rows = len(log.creative_ad_row)
-    parts = [
-        selector.creative_vectors(
-            log.creative_features(np.arange(start, min(start + _BLOCK, num_rows)))
-        )
-        for start in range(0, num_rows, _BLOCK)
-    ]
-    vectors = torch.cat(parts)
-    vectors[0] = 0.0
-    return vectors.clone()
+    # A copy made outside inference mode, so that training may keep it.
+    return catalogue_vectors(selector, log.creative_features, num_rows).clone()
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from cacs_ray.models.saved import load_ranker, load_selector, save_ranker
 from cacs_ray.training.ranker import (
     RankerStage,
     ServingRankerConfig,
-    catalogue_vectors,
+    log_vectors,
     warm_start,
 )
 from cacs_ray.training.reporter import PlainReporter
@@ -164,7 +164,7 @@ def test_the_serving_ranker_trains_with_each_way_of_sharing(
 
     log = open_synthetic("x", "validation")
     batch = log.batch(np.arange(100), whole_lists=False)
-    vectors = catalogue_vectors(load_selector(student_dir, SPEC), log)
+    vectors = log_vectors(load_selector(student_dir, SPEC), log)
     logits = load_ranker(tmp_path / "ranker", SPEC)(
         batch.context,
         batch.creatives,
