@@ -80,14 +80,18 @@ class TrialRuns(tune.Callback):
     def on_trial_start(
         self,
         iteration: int,  # noqa: ARG002
-        trials: list[Trial],  # noqa: ARG002
+        trials: list[Trial],
         trial: Trial,
         **info: object,  # noqa: ARG002
     ) -> None:
         """Open the trial's run, or its old one when the sweep goes on."""
         if self._tracker is None or self._parent is None:
             return
-        number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
+        # Numbers follow the order in which trials were made: those that run side
+        # by side start in any order, and the first one holds the defaults.
+        for made in trials:
+            self._numbers.setdefault(made.trial_id, len(self._numbers))
+        number = self._numbers[trial.trial_id]
         run = self._tracker.start_run(
             f"trial-{number:03d} {_in_short(trial.config)}",
             self._parent,
