@@ -7,6 +7,7 @@ see `metrics.off_policy` for what such an estimate cannot see.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -34,6 +35,7 @@ Figures = dict[str, Any]
 """A branch of the report: names to numbers, intervals or further branches."""
 
 ALL: Final = "all"
+WITH_CHOICE: Final = "with_choice"
 FEWEST_ADS: Final = 30
 """With fewer ads the bootstrap draws requests instead."""
 
@@ -138,8 +140,9 @@ def evaluate(log: ScoredLog, settings: EvaluationSettings | None = None) -> Figu
           `lift_over_random` (`sctr`, `snips`, in percent), each with `value`, `low`,
           `high`; `nsctr_coverage`, `matched_impressions`, `matched_clicks`,
           `effective_sample_size`, `mean_importance` (1 where logging supports the
-          policy), `unsupported_share`; and `by_bucket` of the chosen creative,
-          where `random` is random choice on the same decisions
+          policy), `unsupported_share`; `by_bucket` of the chosen creative, where
+          `random` is random choice on the same decisions; and `with_choice`, the
+          same on the lists whose creatives the selector tells apart
         - `ranker`, `agreement`: see `model_quality`; only with their scores
 
     Raises:
@@ -191,17 +194,10 @@ def _policies_report(
     slices: dict[tuple[str, str], _Slice] = {}
     traffic: dict[str, np.ndarray] = {}
     coverage: dict[str, float] = {}
-    rows, buckets = _Rows.of(log, cluster), log.buckets
+    rows = _Rows.of(log, cluster)
     for name in available_policies(log):
         target = policy_probabilities(log, name, seed=settings.seed)
-        rho = importance(log, name, log.shown(target))
-        slices[name, ALL] = _slice(rows, target, rho)
-        for number, bucket in enumerate(BUCKETS):
-            inside = np.where(buckets == number, target, 0.0)
-            kept = np.flatnonzero(inside.any(1))
-            if len(kept):
-                rho_inside = rho[kept] * (log.shown(buckets)[kept] == number)
-                slices[name, bucket] = _slice(rows.take(kept), inside[kept], rho_inside)
+        slices |= {(name, k): v for k, v in _policy_slices(log, rows, name, target)}
         ads = rows.label, log.shown(target), log.ad_row, rows.weight
         traffic[name], coverage[name] = nsctr_per_ad(*ads), nsctr(*ads).coverage
 
@@ -211,11 +207,32 @@ def _policies_report(
         figures = _slice_report(part, intervals[name, bucket])
         if bucket == ALL:
             report[name] = figures | {"by_bucket": {}}
+        elif bucket == WITH_CHOICE:
+            report[name][WITH_CHOICE] = figures
         else:
             report[name]["by_bucket"][bucket] = figures
     for name, interval in _nsctr_intervals(traffic, settings).items():
         report[name] |= {"nsctr": interval, "nsctr_coverage": coverage[name]}
     return report
+
+
+def _policy_slices(
+    log: ScoredLog, rows: _Rows, name: str, target: np.ndarray
+) -> Iterator[tuple[str, _Slice]]:
+    """Yield a policy as a whole, where there is a choice, and by bucket."""
+    rho = importance(log, name, log.shown(target))
+    yield ALL, _slice(rows, target, rho)
+    chosen_from = np.flatnonzero(log.has_choice)
+    if len(chosen_from):
+        parts = rows.take(chosen_from), target[chosen_from], rho[chosen_from]
+        yield WITH_CHOICE, _slice(*parts)
+    buckets = log.buckets
+    for number, bucket in enumerate(BUCKETS):
+        inside = np.where(buckets == number, target, 0.0)
+        kept = np.flatnonzero(inside.any(1))
+        if len(kept):
+            rho_inside = rho[kept] * (log.shown(buckets)[kept] == number)
+            yield bucket, _slice(rows.take(kept), inside[kept], rho_inside)
 
 
 def _slice(rows: _Rows, target: np.ndarray, rho: np.ndarray) -> _Slice:

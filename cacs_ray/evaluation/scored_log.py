@@ -16,6 +16,9 @@ from cacs_ray.errors import InputError
 BUCKETS: Final = ("0", "1-10", "11-100", "101-1000", "1001+")
 """How often a creative had been shown when training ended."""
 
+_SAME_SCORE: Final = 1e-6
+"""Relative; float32 sums of the same numbers differ by less."""
+
 _BUCKET_EDGES: Final = (0, 10, 100, 1000)
 
 
@@ -76,6 +79,20 @@ class ScoredLog:
         of_creative = np.searchsorted(_BUCKET_EDGES, self.impressions, side="left")
         bucket: np.ndarray = of_creative[self.lists]
         return bucket
+
+    @property
+    def has_choice(self) -> np.ndarray:
+        """Return bool [N]: the list holds creatives that the selector tells apart.
+
+        Arms of a test that differ in nothing known get one score; which of them is
+        shown is then chance, for every policy of content.
+        """
+        scores, mask = self.selector_scores.astype(np.float64), self.mask
+        highest = np.where(mask, scores, -np.inf).max(1)
+        lowest = np.where(mask, scores, np.inf).min(1)
+        scale = np.maximum(np.abs(highest), np.abs(lowest))
+        is_apart: np.ndarray = highest - lowest > _SAME_SCORE * np.maximum(scale, 1.0)
+        return is_apart
 
     def shown(self, values: np.ndarray) -> np.ndarray:
         """Take the value of the shown creative from each list of [N, C]."""

@@ -126,6 +126,12 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     lift = report["policies"]["cacs"]["lift_over_random"]["sctr"]
     figures["lift_percent"] = lift["value"]
     figures["lift_interval"] = [lift["low"], lift["high"]]
+    if "with_choice" in report["policies"]["cacs"]:
+        choice = report["policies"]["cacs"]["with_choice"]
+        lift = choice["lift_over_random"]["sctr"]
+        figures["choice_share"] = choice["share"]
+        figures["lift_with_choice_percent"] = lift["value"]
+        figures["lift_with_choice_interval"] = [lift["low"], lift["high"]]
     if "ranker" in report:
         figures["auc"] = report["ranker"]["all"].get("auc")
     for policy, gain in report.get("truth", {}).get("choice_gain", {}).items():

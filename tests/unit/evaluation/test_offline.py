@@ -44,6 +44,26 @@ def test_the_figures_of_cacs_by_hand():
     assert lift == pytest.approx(100 * (0.5 / (3 / 8) - 1))
 
 
+def test_lists_of_indistinguishable_creatives_are_left_out_of_with_choice():
+    # The student tells the shoes apart; its hats are all the same to it.
+    log = hats_and_shoes()
+    scores = np.where(log.lists < 3, 0.5, log.selector_scores)
+    cacs = policies(dataclasses.replace(log, selector_scores=scores))["cacs"]
+    choice = cacs["with_choice"]
+    # Rows 6 and 7 show shoe 5, one of them was clicked; 2 of 4 shoes were.
+    assert choice["share"] == 4 / 8
+    assert choice["matched_clicks"] == 1
+    assert value(choice, "sctr") == 1 / 2
+    lift = value(choice, "lift_over_random", "sctr")
+    assert lift == pytest.approx(100 * ((1 / 2) / (2 / 4) - 1))
+
+
+def test_without_any_choice_there_is_no_such_slice():
+    log = hats_and_shoes()
+    same = dataclasses.replace(log, selector_scores=np.zeros_like(log.selector_scores))
+    assert all("with_choice" not in policy for policy in policies(same).values())
+
+
 def test_the_logged_policy_has_the_ctr_of_the_log():
     logged = policies(hats_and_shoes(propensity=np.full(8, 0.9)))["logged"]
     for figure in ("sctr", "nsctr", "snips", "ips", "dr"):
