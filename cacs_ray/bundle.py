@@ -13,7 +13,7 @@ file of it can run code: safetensors, JSON and Parquet only.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ class Context:
     ad: FeatureTensors
     request_index: Tensor
     """int64 [A]"""
+    ad_row: np.ndarray
+    """int [A]: row of each ad in the catalogue, 0 = unknown."""
 
     def joined(self, rows: slice) -> FeatureTensors:
         """user.*, request.* and ad.* fields of some ads, one row per ad."""
@@ -228,6 +230,7 @@ class Predictor:
             },
             ad=take_rows(self.entities.ads, ad_rows),
             request_index=as_index(request_index),
+            ad_row=ad_rows,
         )
 
     @torch.inference_mode()
@@ -277,14 +280,35 @@ class Predictor:
 
         Args:
             context: A candidate ads.
-            creative_row: int [A] catalogue rows; 0 asks for the ad alone, before
-                its creative is known.
+            creative_row: int [A] catalogue rows; 0 asks for the ad before its
+                creative is known: it then counts as the mean of its creatives.
 
         Returns:
             float64 [A], in (0, 1).
         """
-        logits = self.ranker_logits(context, creative_row[:, None])[:, 0]
+        lists = creative_row[:, None]
+        typical = None if lists.all() else self.typical_parts
+        logits = self._rank(self.ranker, context, lists, typical=typical)[:, 0]
         return self.calibration.probability(logits)
+
+    @cached_property
+    @torch.inference_mode()
+    def typical_parts(self) -> Tensor:
+        """The ranker's mean creative part of each ad: float32 [ads + 1, W].
+
+        Over the ad's creatives of the catalogue; 0 for an ad without any.
+        """
+        ad_row = self.catalogue.creative_ad_row.astype(np.int64)
+        blocks = []
+        for start in range(1, max(2, len(ad_row)), _BLOCK):
+            # The ranker takes the first row for the blank creative.
+            rows = np.append(0, np.arange(start, min(start + _BLOCK, len(ad_row))))
+            blocks.append(self._creative_parts(self.ranker, rows)[1:])
+        parts = torch.cat(blocks)
+        sums = torch.zeros(len(self.catalogue.ad_ids), parts.shape[1])
+        sums.index_add_(0, as_index(ad_row[1:]), parts)
+        number = np.bincount(ad_row[1:], minlength=len(sums)).clip(min=1)
+        return sums / as_index(number).unsqueeze(-1)
 
     def _rank(
         self,
@@ -292,24 +316,36 @@ class Predictor:
         context: Context,
         lists: np.ndarray,
         slot: np.ndarray | None = None,
+        *,
+        typical: Tensor | None = None,
     ) -> np.ndarray:
-        parts = []
+        """Score lists block by block; `typical` stands for unknown creatives."""
+        scores = []
         for start in range(0, len(context), _BLOCK):
             rows = slice(start, start + _BLOCK)
             distinct, index = np.unique(
-                np.append(lists[rows].ravel(), 0), return_inverse=True
+                np.append(0, lists[rows].ravel()), return_inverse=True
             )
-            logits = model(
-                context.joined(rows),
-                self.creative_features(distinct),
-                as_index(index[:-1].reshape(lists[rows].shape)),
-                None if slot is None else as_index(slot[rows]),
-                creative_vectors=self.creative_vectors[distinct],
-            )
-            parts.append(logits.numpy())
-        if not parts:
+            index = index[1:].reshape(lists[rows].shape)
+            parts = self._creative_parts(model, distinct)
+            if typical is not None:
+                own = len(distinct) + np.arange(len(index))[:, None]
+                index = np.where(lists[rows] == 0, own, index)
+                parts = torch.cat([parts, typical[as_index(context.ad_row[rows])]])
+            part = model.encode_context(context.joined(rows))
+            logits = model.combine(part, parts, as_index(index))
+            if slot is not None:
+                logits = logits + model.position(as_index(slot[rows])).unsqueeze(-1)
+            scores.append(logits.numpy())
+        if not scores:
             return np.zeros(lists.shape, np.float32)
-        return np.concatenate(parts)
+        return np.concatenate(scores)
+
+    def _creative_parts(self, model: Ranker, creative_rows: np.ndarray) -> Tensor:
+        """Return a ranker's part of catalogue rows, [K, W]; zero for row 0."""
+        return model.encode_creatives(
+            self.creative_features(creative_rows), self.creative_vectors[creative_rows]
+        )
 
     def creative_features(self, creative_rows: np.ndarray) -> FeatureTensors:
         """creative.* and ad.* fields of catalogue rows."""

@@ -19,6 +19,7 @@ def log_context(log: EncodedLog, rows: np.ndarray) -> Context:
         request={k: v for k, v in features.items() if not k.startswith("ad.")},
         ad={k: v for k, v in features.items() if k.startswith("ad.")},
         request_index=as_index(np.arange(len(rows))),
+        ad_row=np.asarray(log.ad_row[rows]),
     )
 
 

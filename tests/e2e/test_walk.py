@@ -88,6 +88,21 @@ def test_both_doors_give_the_same_scores(walk):
     )
 
 
+def test_an_ad_of_one_creative_is_priced_alike_before_and_after_its_choice(walk):
+    predictor = Predictor.load(walk / "run" / "bundle")
+    log = open_encoded(walk / "run" / "work" / "features", "test")
+    per_ad = np.bincount(predictor.catalogue.creative_ad_row[1:])
+    alone = np.flatnonzero(per_ad[log.ad_row] == 1)[:50]
+    assert len(alone)
+    context = log_context(log, alone)
+    chosen = log.lists[log.list_row[alone], log.shown_index[alone]]
+    np.testing.assert_allclose(
+        predictor.pctr(context, np.zeros_like(chosen)),
+        predictor.pctr(context, chosen),
+        atol=1e-7,
+    )
+
+
 def _log_rows(log, requests, predictor):
     """Find the rows of the encoded log that hold these (time, ad) pairs."""
     ads = predictor.catalogue.ad_row(requests["ad_id"].to_pylist())
