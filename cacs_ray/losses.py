@@ -11,7 +11,7 @@ weighted mean, so twice the weight is the same as two equal rows.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,6 +43,46 @@ def click_loss(
     """
     loss = functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
     return _weighted_mean(loss, weight)
+
+
+def listwise_click_loss(
+    logits: Float[Tensor, "B C"],
+    shown_index: Int[Tensor, " B"],
+    creative_mask: Bool[Tensor, "B C"],
+    clicks: Float[Tensor, " B"],
+) -> Float[Tensor, ""]:
+    r"""Which creative of the ad a click fell on, in nats per click.
+
+    .. math::
+        \ell = -\frac{\sum_b k_b \log \mathrm{softmax}(s_b)_{shown}}{\sum_b k_b}
+
+    Under uniform choice inside the ad this is the likelihood of the clicked
+    creative given that its list was clicked: whatever belongs to the request or
+    the ad cancels, so popular ads and stories teach nothing about creatives.
+
+    Args:
+        logits: scores of lists, position left out.
+        shown_index: column of the shown creative, a real one.
+        creative_mask: True for a real creative.
+        clicks: ``k`` >= 0 per row; under another logging policy times the uniform
+            probability of the shown creative over its propensity.
+
+    Returns:
+        Mean over the clicks on lists of two creatives or more; with none, 0.
+
+    A model without opinion pays ``log(n)`` for a click on a list of ``n``:
+
+    >>> flat, real = torch.zeros(1, 2), torch.tensor([[True, True]])
+    >>> listwise_click_loss(flat, torch.tensor([0]), real, torch.ones(1))
+    tensor(0.6931)
+
+    Source: after the list-wise ranking loss of Wang et al., "A Hybrid Bandit Model
+    with Visual Priors for Creative Ranking in Display Advertising", WWW 2021.
+    """
+    log_share = _padded_low(logits, creative_mask).log_softmax(-1)
+    shown = log_share.gather(1, shown_index.unsqueeze(-1)).squeeze(-1)
+    has_choice = creative_mask.sum(-1) >= 2
+    return _weighted_mean(-shown, clicks * has_choice)
 
 
 def listwise_distillation_loss(

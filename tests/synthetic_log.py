@@ -150,9 +150,14 @@ def counts(log: EncodedLog | None = None) -> dict[str, np.ndarray]:
     }
 
 
-def gate(kind: str = "none") -> GateConfig:
+def gate(kind: str = "none", cold_share: float | None = None) -> GateConfig:
     return GateConfig(
-        kind=kind, rate=0.3, half_impressions=30.0, relaxation=0.5, kl_weight=0.1
+        kind=kind,
+        rate=0.3,
+        half_impressions=30.0,
+        relaxation=0.5,
+        kl_weight=0.1,
+        cold_share=cold_share,
     )
 
 
@@ -183,6 +188,7 @@ def loop_config(**changes: object) -> LoopConfig:
     given = {
         "num_epochs": 2,
         "batch_size": 256,
+        "min_steps_per_epoch": 1,
         "learning_rate": 0.01,
         "embedding_learning_rate": 0.01,
         "precision": 0.0,

@@ -11,6 +11,7 @@ it occurs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ FeatureArrays = Mapping[str, np.ndarray]
 
 FeatureTensors = Mapping[str, Tensor]
 """The same as tensors; indices as int64."""
+
+ListsWanted = Literal["shown", "clicked", "all"]
+"""Rows whose whole list a model reads: none of them (only the shown creative), those
+with a click, or all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,11 @@ class Batch:
     """float32 [B]: 1 for a click."""
     weight: Tensor
     """float32 [B]: impressions that a row stands for."""
+    propensity: Tensor
+    """float32 [B]: of the shown creative; NaN where the log has none."""
+    list_length: Tensor
+    """int64 [B]: creatives among which the log chose, also where only the shown
+    one is in the list here."""
     catalogue_rows: Tensor
     """int64 [K]: rows of the creatives in the log's catalogue; 0 = blank."""
     teacher_logits: Tensor | None = None
@@ -99,7 +109,7 @@ class EncodedLog:
         rows: np.ndarray,
         teacher_logits: np.ndarray | None = None,
         *,
-        whole_lists: bool = True,
+        wanted: ListsWanted = "all",
     ) -> Batch:
         """Return some rows as tensors.
 
@@ -107,17 +117,20 @@ class EncodedLog:
             rows: int [B], row numbers, in any order.
             teacher_logits: float [B, C'] scores of the lists, if they are taught;
                 C' >= the longest list of the batch.
-            whole_lists: False leaves only the shown creative in each list
-                (C = 1), for a model that learns from clicks alone.
+            wanted: rows whose whole list is in the batch; the others have only
+                their shown creative in it.
 
         Returns:
             A batch whose lists are padded to the longest one in it.
         """
         lists = self.lists[self.list_row[rows]]
         shown = self.shown_index[rows].astype(np.int64)
-        if not whole_lists:
-            lists = np.take_along_axis(lists, shown[:, None], axis=1)
-            shown = np.zeros_like(shown)
+        lengths = (lists > 0).sum(1)
+        if wanted != "all":
+            is_cut = np.full(len(rows), True)
+            if wanted == "clicked":
+                is_cut = self.label[rows] == 0
+            lists, shown = _only_shown(lists, shown, is_cut)
         lists = lists[:, : max(1, int((lists > 0).sum(1).max(initial=1)))]
         distinct, index = np.unique(np.append(lists.ravel(), 0), return_inverse=True)
         index = index[:-1].reshape(lists.shape)
@@ -135,6 +148,8 @@ class EncodedLog:
             slot=_as_tensor(self.slot[rows], np.int64),
             label=_as_tensor(self.label[rows], np.float32),
             weight=_as_tensor(self.weight[rows], np.float32),
+            propensity=_as_tensor(self.propensity[rows], np.float32),
+            list_length=_as_tensor(lengths, np.int64),
             catalogue_rows=_as_tensor(distinct, np.int64),
             teacher_logits=taught,
         )
@@ -152,6 +167,15 @@ class EncodedLog:
             **take_rows(self.requests, rows),
             **take_rows(self.ads, self.ad_row[rows]),
         }
+
+
+def _only_shown(
+    lists: np.ndarray, shown: np.ndarray, is_cut: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave only the shown creative in some lists, in their first column."""
+    alone = np.zeros_like(lists)
+    alone[:, 0] = np.take_along_axis(lists, shown[:, None], axis=1)[:, 0]
+    return np.where(is_cut[:, None], alone, lists), np.where(is_cut, 0, shown)
 
 
 def take_rows(arrays: FeatureArrays, rows: np.ndarray) -> FeatureTensors:

@@ -31,6 +31,7 @@ Counts = Mapping[str, np.ndarray]
 
 SIDES: tuple[Side, ...] = ("creative", "ad")
 GATE_HIDDEN = 8
+MOST_COLD = 0.9
 
 
 class GateConfig(Config):
@@ -47,6 +48,9 @@ class GateConfig(Config):
     """Temperature of the relaxed coin in training, for `learnt`; small is hard."""
     kl_weight: float = Field(ge=0)
     """Price of one nat away from the frequency rule, for `learnt`."""
+    cold_share: float | None = Field(ge=0, lt=1)
+    """Share of training rows whose creative (or ad) is taken as never seen, whatever
+    the kind; None = the share of new ones among the impressions after training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,10 @@ class AdaptiveDropout(nn.Module):
     """Factors for the embeddings of the id fields of creatives and ads.
 
     In training a coin is thrown for each row and field: 1 keeps, 0 drops, nothing
-    is rescaled. In evaluation the factor is the probability of being kept. A value
-    without impressions is always dropped. Counts are part of the weights, so that
-    serving decides as training did.
+    is rescaled. Some rows are made cold: all their identities are dropped together,
+    as those of a new creative are. In evaluation the factor is the probability of
+    being kept. A value without impressions is always dropped. Counts are part of
+    the weights, so that serving decides as training did.
 
     Args:
         spec: gives the sizes of the vocabularies.
@@ -87,12 +92,26 @@ class AdaptiveDropout(nn.Module):
         self.gated = tuple(f for f in sided if f.kind == "id")
         self.content = tuple(f for f in sided if f.encoding == "vector")
         self.networks = nn.ModuleDict()
+        self.cold_share: dict[Side, float] = dict.fromkeys(
+            SIDES, config.cold_share or 0.0
+        )
         for name in dict.fromkeys(field.vocabulary or "" for field in self.gated):
             size = spec.vocabulary(name).size
             self.register_buffer(_buffer(name), _seen(name, size, counts))
         if config.kind == "learnt":
             for field in self.gated:
                 self.networks[module_key(field.key)] = _network()
+
+    def expect_cold(self, shares: Mapping[Side, float]) -> None:
+        """Take the share of new creatives and ads as measured, unless configured.
+
+        Args:
+            shares: side -> share in [0, 1] of later impressions whose identities
+                were never seen in training. At most `MOST_COLD` of the rows are
+                made cold, so that memory stays trained.
+        """
+        if self.config.cold_share is None:
+            self.cold_share |= {s: min(x, MOST_COLD) for s, x in shares.items()}
 
     def forward(
         self, features: FeatureTensors, sides: tuple[Side, ...] = SIDES
@@ -103,11 +122,15 @@ class AdaptiveDropout(nn.Module):
             features: encoded rows that hold all gated fields of these sides.
             sides: which sides' fields are wanted.
         """
-        return {
-            field.key: self._factor(field, features)
-            for field in self.gated
-            if field.of in sides
-        }
+        gated = [field for field in self.gated if field.of in sides]
+        factors = {field.key: self._factor(field, features) for field in gated}
+        if self.training and any(self.cold_share.values()) and gated:
+            # One coin for both sides: the creatives of a new ad are new.
+            coin = torch.rand_like(factors[gated[0].key])
+            for field in gated:
+                is_warm = coin >= self.cold_share[field.of]
+                factors[field.key] = factors[field.key] * is_warm
+        return factors
 
     def choices(
         self, features: FeatureTensors, sides: tuple[Side, ...] = SIDES

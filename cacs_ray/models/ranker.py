@@ -8,7 +8,7 @@ is not chosen yet.
     D  width of the selector's vectors   W  width of a side's part
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -35,6 +35,7 @@ from cacs_ray.models.embeddings import (
 )
 from cacs_ray.models.selector import Selector, SelectorConfig
 from cacs_ray.models.tower import PositionLogit, Tower
+from cacs_ray.schema import Side
 
 Sharing = Literal["own", "frozen", "fine_tuned"]
 
@@ -185,7 +186,7 @@ class Ranker(nn.Module):
         Returns:
             Click logits. Padding gets the logit of the ad alone: mask it.
         """
-        index = self._blank_some(creative_index)
+        index = self.blank_some(creative_index)
         creative_part = self.encode_creatives(creatives, creative_vectors)
         logits = self.combine(self.encode_context(context), creative_part, index)
         return logits if slot is None else logits + self.position(slot).unsqueeze(-1)
@@ -248,12 +249,19 @@ class Ranker(nn.Module):
             *self.gate.choices(creatives, ("creative",)),
         ]
 
+    def expect_cold(self, shares: Mapping[Side, float]) -> None:
+        """Tell the gates which share of creatives and ads will be new."""
+        self.gate.expect_cold(shares)
+        if self.tower is not None:
+            self.tower.gate.expect_cold(shares)
+
     def _interests(self) -> Iterator[InterestAttention]:
         for interest in self.interests:
             assert isinstance(interest, InterestAttention)
             yield interest
 
-    def _blank_some(self, creative_index: Tensor) -> Tensor:
+    def blank_some(self, creative_index: Int[Tensor, "B C"]) -> Int[Tensor, "B C"]:
+        """Hide the creatives of some rows in training, see `blank_share`."""
         share = self.config.blank_share
         if not self.training or share == 0:
             return creative_index

@@ -54,6 +54,7 @@ def _gate(kind: str) -> GateConfig:
             "half_impressions": 30.0,
             "relaxation": 0.5,
             "kl_weight": 0.02,
+            "cold_share": None,
         }
     )
 
@@ -62,6 +63,7 @@ def _loop(num_epochs: int, learning_rate: float) -> LoopConfig:
     return LoopConfig(
         num_epochs=num_epochs,
         batch_size=4096,
+        min_steps_per_epoch=50,
         learning_rate=learning_rate,
         embedding_learning_rate=2 * learning_rate,
         precision=1.0,
@@ -102,7 +104,9 @@ def small() -> CycleConfig:
         split=SplitSettings(),
         features=FeatureConfig(),
         training=TrainingConfig(num_workers=1, cpus_per_worker=0.5, soft_label_tasks=2),
-        teacher=TeacherConfig(model=_ranker("own"), loop=_loop(6, 2e-3)),
+        teacher=TeacherConfig(
+            model=_ranker("own"), loop=_loop(6, 2e-3), listwise_click_weight=1.0
+        ),
         student=StudentConfig(
             model=SelectorConfig(
                 dim=16,
@@ -116,6 +120,7 @@ def small() -> CycleConfig:
             distillation="listwise",
             distillation_weight=1.0,
             click_weight=1.0,
+            listwise_click_weight=1.0,
             temperature=1.0,
         ),
         ranker=ServingRankerConfig(

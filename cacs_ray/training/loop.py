@@ -1,9 +1,10 @@
 """The training loop of every stage: epochs, steps, exact resume.
 
-Batches of an epoch are a function of (seed, epoch) alone and are dealt out to the
-workers from one global order, so every row is seen once per epoch by exactly one
-worker, and any number of workers sees the same batches. Randomness inside a step
-is seeded by (seed, step, worker): a resumed run needs no other memory of it.
+Batches are a function of (seed, epoch, pass) alone and are dealt out to the workers
+from one global order, so every row is seen once per pass by exactly one worker, and
+any number of workers sees the same batches. An epoch of a small log is several
+passes: it ends when the model is judged. Randomness inside a step is seeded by
+(seed, step, worker): a resumed run needs no other memory of it.
 """
 
 import math
@@ -19,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cacs_ray.config import Config
-from cacs_ray.features.batch import Batch, EncodedLog
+from cacs_ray.features.batch import Batch, EncodedLog, ListsWanted
 from cacs_ray.training.checkpoint import (
     CheckpointStore,
     TensorGroups,
@@ -33,9 +34,12 @@ class LoopConfig(Config):
     """How long and how fast to learn."""
 
     num_epochs: int = Field(ge=0)
-    """Passes over the rows at most."""
+    """Rounds of learning and judging at most; each passes over all rows once, or
+    more often where they are few."""
     batch_size: int = Field(gt=0)
     """Rows per step, all workers together."""
+    min_steps_per_epoch: int = Field(ge=1)
+    """A small log is passed over again within an epoch until it has this many."""
     learning_rate: float = Field(gt=0)
     embedding_learning_rate: float = Field(gt=0)
     """Of embedding tables, whose rows are seen less often."""
@@ -62,8 +66,8 @@ class Rows:
     """What a stage sees of one window."""
 
     log: EncodedLog
-    whole_lists: bool
-    """False: only the shown creative of each list."""
+    wanted: ListsWanted
+    """Rows whose whole list is read."""
     teacher_logits: np.ndarray | None = None
     """float32 [N, C], may be memory-mapped."""
 
@@ -73,7 +77,7 @@ class Rows:
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
         """Return some rows as tensors on a device."""
         taught = None if self.teacher_logits is None else self.teacher_logits[rows]
-        batch = self.log.batch(rows, taught, whole_lists=self.whole_lists)
+        batch = self.log.batch(rows, taught, wanted=self.wanted)
         return batch if device.type == "cpu" else _moved(batch, device)
 
 
@@ -164,7 +168,9 @@ class _Run:
             name: p for name, p in step.named_parameters() if p.requires_grad
         }
         self.optimizer = _optimizer(step, config, len(train))
-        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self.steps_per_pass = math.ceil(len(train) / config.batch_size)
+        self.num_passes = math.ceil(config.min_steps_per_epoch / self.steps_per_pass)
+        self.steps_per_epoch = self.steps_per_pass * self.num_passes
         self.progress = Progress(is_finished=config.num_epochs == 0)
         self.best: dict[str, Tensor] = {}
         self.best_metrics: dict[str, float] = {}
@@ -188,15 +194,20 @@ class _Run:
     def train_epoch(self) -> None:
         started = time.perf_counter()
         self.core.train()
-        order = np.random.default_rng([self.config.seed, self.progress.epoch])
-        # As equal as possible, so that no worker is left without rows at the end.
-        batches = np.array_split(
-            order.permutation(len(self.train)), self.steps_per_epoch
-        )
-        for rows in batches[self.progress.step_in_epoch :]:
-            self._train_step(rows)
-            self.num_rows_trained += len(rows)
+        while self.progress.step_in_epoch < self.steps_per_epoch:
+            this_pass, done = divmod(self.progress.step_in_epoch, self.steps_per_pass)
+            for rows in self._batches(this_pass)[done:]:
+                self._train_step(rows)
+                self.num_rows_trained += len(rows)
         self.seconds += time.perf_counter() - started
+
+    def _batches(self, this_pass: int) -> list[np.ndarray]:
+        """Cut a pass into batches of all workers together."""
+        order = np.random.default_rng(
+            [self.config.seed, self.progress.epoch, this_pass]
+        )
+        # As equal as possible, so that no worker is left without rows at the end.
+        return np.array_split(order.permutation(len(self.train)), self.steps_per_pass)
 
     def _train_step(self, global_rows: np.ndarray) -> None:
         progress, reporter = self.progress, self.reporter

@@ -11,6 +11,7 @@ from cacs_ray.features.batch import EncodedLog
 from cacs_ray.models.ranker import Ranker, RankerConfig
 from cacs_ray.models.saved import WEIGHTS, load_ranker, load_selector, save_ranker
 from cacs_ray.models.selector import Selector, catalogue_vectors
+from cacs_ray.training.coldness import cold_shares
 from cacs_ray.training.loop import LoopConfig
 from cacs_ray.training.stage import (
     Launch,
@@ -58,7 +59,7 @@ class RankerStage:
     def open(self) -> OpenStage:
         """Build the ranker around the student's creative vectors."""
         spec, counts = self.inputs.spec, self.inputs.counts
-        train, validation = open_windows(self.inputs)
+        train, validation = open_windows(self.inputs, "shown")
         selector = load_selector(self.student_dir, spec, counts)
         with seeded(self.loop.seed):
             ranker = Ranker(spec, self.config.model, counts, selector.config)
@@ -68,10 +69,13 @@ class RankerStage:
             warm_start(ranker, load_ranker(self.teacher_dir, spec, counts))
         if ranker.tower is not None:
             ranker.tower.load_state_dict(selector.state_dict())
+        ranker.expect_cold(cold_shares(self.inputs, validation))
         vectors = None
         if self.config.model.sharing == "frozen":
             vectors = log_vectors(selector, train.log)
-        return OpenStage(RankerStep(ranker, vectors), train, validation)
+        return OpenStage(
+            RankerStep(ranker, catalogue_vectors=vectors), train, validation
+        )
 
     def save(self, step: nn.Module, directory: Path) -> None:
         """Write the ranker."""

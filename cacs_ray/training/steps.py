@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cacs_ray import losses
@@ -16,6 +16,9 @@ from cacs_ray.models.selector import Selector
 
 Distillation = Literal["none", "pointwise", "listwise", "rank_labels", "clid"]
 
+MOST_IMPORTANCE = 10.0
+"""Bound of (1 / list length) / propensity: a few rare choices must not decide."""
+
 Parts = dict[str, Tensor]
 """Scalars by name; `loss` is minimised, the others are told."""
 
@@ -25,34 +28,52 @@ class RankerStep(nn.Module):
 
     Args:
         ranker: what is trained.
+        listwise_click_weight: price of one nat of the choice among the creatives of
+            a clicked list; 0 reads no lists.
         catalogue_vectors: float32 [catalogue, D], the selector's frozen vectors,
             for a ranker that is fed with them.
     """
 
     catalogue_vectors: Tensor | None
 
-    def __init__(self, ranker: Ranker, catalogue_vectors: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        ranker: Ranker,
+        *,
+        listwise_click_weight: float = 0.0,
+        catalogue_vectors: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.ranker = ranker
+        self.listwise_click_weight = listwise_click_weight
         self.register_buffer("catalogue_vectors", catalogue_vectors, persistent=False)
 
     def forward(self, batch: Batch) -> Parts:
         """Return the loss and its parts."""
+        ranker = self.ranker
         vectors = None
         if self.catalogue_vectors is not None:
             vectors = gather_rows(self.catalogue_vectors, batch.catalogue_rows)
-        logits = self.ranker(
-            batch.context,
-            batch.creatives,
-            _shown(batch.creative_index, batch).unsqueeze(-1),
-            batch.slot,
-            vectors,
-        )
-        click = losses.click_loss(logits[:, 0], batch.label, batch.weight)
-        choices = self.ranker.gate_choices(batch.context, batch.creatives)
-        parts = {"click_loss": click} | _gate_cost(choices)
-        price = self.ranker.config.gate.kl_weight
-        return {"loss": click + price * parts.get("gate_kl", 0.0), **parts}
+        context = ranker.encode_context(batch.context)
+        creatives = ranker.encode_creatives(batch.creatives, vectors)
+        shown = ranker.blank_some(_shown(batch.creative_index, batch).unsqueeze(-1))
+        logits = ranker.combine(context, creatives, shown)[:, 0]
+        logits = logits + ranker.position(batch.slot)
+        parts = {"click_loss": losses.click_loss(logits, batch.label, batch.weight)}
+        loss = parts["click_loss"]
+        if self.listwise_click_weight:
+            # Only clicked lists have a say; the others would be scored in vain.
+            clicked = _clicked_lists(batch)
+            of_clicked = context if len(context) == 1 else context[clicked]
+            listed = ranker.combine(
+                of_clicked, creatives, batch.creative_index[clicked]
+            )
+            parts["listwise_click_loss"] = _listwise_clicks(listed, batch, clicked)
+            loss = loss + self.listwise_click_weight * parts["listwise_click_loss"]
+        choices = ranker.gate_choices(batch.context, batch.creatives)
+        parts |= _gate_cost(choices)
+        price = ranker.config.gate.kl_weight
+        return {"loss": loss + price * parts.get("gate_kl", 0.0), **parts}
 
 
 class StudentStep(nn.Module):
@@ -63,6 +84,8 @@ class StudentStep(nn.Module):
         distillation: how the teacher's logits are taught.
         distillation_weight: price of one nat of it.
         click_weight: price of one nat of the click loss.
+        listwise_click_weight: price of one nat of the choice among the creatives of
+            a clicked list.
         temperature: of the teacher's soft labels, for `listwise`.
     """
 
@@ -73,6 +96,7 @@ class StudentStep(nn.Module):
         *,
         distillation_weight: float,
         click_weight: float,
+        listwise_click_weight: float,
         temperature: float,
     ) -> None:
         super().__init__()
@@ -80,6 +104,7 @@ class StudentStep(nn.Module):
         self.distillation = distillation
         self.distillation_weight = distillation_weight
         self.click_weight = click_weight
+        self.listwise_click_weight = listwise_click_weight
         self.temperature = temperature
 
     def forward(self, batch: Batch) -> Parts:
@@ -92,11 +117,16 @@ class StudentStep(nn.Module):
         )
         offset = selector.click_offset(batch.context)
         logits = _shown(scores, batch) + offset + selector.position(batch.slot)
-        click = losses.click_loss(logits, batch.label, batch.weight)
-        parts = {"click_loss": click}
+        parts = {"click_loss": losses.click_loss(logits, batch.label, batch.weight)}
+        loss = self.click_weight * parts["click_loss"]
+        if self.listwise_click_weight:
+            clicked = _clicked_lists(batch)
+            chosen = _listwise_clicks(scores[clicked], batch, clicked)
+            parts["listwise_click_loss"] = chosen
+            loss = loss + self.listwise_click_weight * chosen
         parts |= _gate_cost(selector.gate_choices(batch.creatives))
         price = selector.config.gate.kl_weight
-        loss = self.click_weight * click + price * parts.get("gate_kl", 0.0)
+        loss = loss + price * parts.get("gate_kl", 0.0)
         if self.distillation != "none" and batch.teacher_logits is not None:
             # With the offset it is a click logit in slot 0, as the teacher's is.
             taught = self._taught(scores + offset.unsqueeze(-1), batch)
@@ -143,6 +173,28 @@ def top_agreement(scores: Float[Tensor, "B C"], batch: Batch) -> Float[Tensor, "
 def _shown(values: Tensor, batch: Batch) -> Tensor:
     """Return the value of the shown creative of each row."""
     return values.gather(1, batch.shown_index.unsqueeze(-1)).squeeze(-1)
+
+
+def _clicked_lists(batch: Batch) -> Int[Tensor, " b"]:
+    """Return the rows whose click chose among several creatives."""
+    has_choice = batch.creative_mask.sum(-1) >= 2
+    return torch.nonzero((batch.label > 0) & has_choice).squeeze(-1)
+
+
+def _listwise_clicks(
+    scores: Float[Tensor, "b C"], batch: Batch, clicked: Int[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Return the list-wise click loss of a batch from its clicked lists' scores."""
+    uniform = 1.0 / batch.list_length[clicked]
+    # Without a propensity the choice is taken as uniform.
+    importance = (uniform / batch.propensity[clicked]).nan_to_num(nan=1.0)
+    clicks = batch.label[clicked] * batch.weight[clicked]
+    return losses.listwise_click_loss(
+        scores,
+        batch.shown_index[clicked],
+        batch.creative_mask[clicked],
+        clicks * importance.clamp(max=MOST_IMPORTANCE),
+    )
 
 
 def _gate_cost(choices: Sequence[GateChoice]) -> Parts:

@@ -1,6 +1,6 @@
 """Stage 3: the student, the selector, learns from clicks and from the teacher."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from cacs_ray.config import Config
 from cacs_ray.models.saved import save_selector
 from cacs_ray.models.selector import Selector, SelectorConfig
 from cacs_ray.training.checkpoint import CheckpointStore
+from cacs_ray.training.coldness import cold_shares
 from cacs_ray.training.loop import FitResult, LoopConfig, Rows, fit
 from cacs_ray.training.reporter import Reporter
 from cacs_ray.training.soft_labels import open_soft_labels
@@ -25,6 +26,7 @@ from cacs_ray.training.stage import (
     stage_fingerprint,
 )
 from cacs_ray.training.steps import Distillation, StudentStep
+from cacs_ray.training.teacher import open_windows
 
 
 class StudentConfig(Config):
@@ -38,6 +40,8 @@ class StudentConfig(Config):
     """lambda: price of one nat of distillation."""
     click_weight: float = Field(ge=0)
     """Price of one nat of the click loss; 0 learns from the teacher alone."""
+    listwise_click_weight: float = Field(ge=0)
+    """Price of one nat of the choice among the creatives of a clicked list."""
     temperature: float = Field(gt=0)
     """tau of the soft labels, for `listwise`."""
 
@@ -72,10 +76,8 @@ class StudentStage:
 
     def open(self) -> OpenStage:
         """Build the selector, starting at the observed CTR."""
-        train, validation = student_rows(self.inputs, self.soft_labels)
-        return OpenStage(
-            build_student(self.inputs, train, self.config), train, validation
-        )
+        rows = student_rows(self.inputs, self.soft_labels, self.config)
+        return OpenStage(build_student(self.inputs, rows, self.config), *rows)
 
     def save(self, step: nn.Module, directory: Path) -> None:
         """Write the selector."""
@@ -85,28 +87,31 @@ class StudentStage:
 
 
 def student_rows(
-    inputs: StageInput, soft_labels: SoftLabelFiles | None
+    inputs: StageInput, soft_labels: SoftLabelFiles | None, config: StudentConfig
 ) -> tuple[Rows, Rows | None]:
-    """Open training and validation rows, with whole lists when they are taught."""
-    opened = {}
-    for window in ("train", "validation"):
-        log = inputs.open_log(inputs.encoded_dir, window)
-        taught = (
-            None
-            if soft_labels is None
-            else open_soft_labels(getattr(soft_labels, window))
+    """Open training and validation rows with the lists that the losses read."""
+    if soft_labels is None:
+        return open_windows(
+            inputs, "clicked" if config.listwise_click_weight else "shown"
         )
-        opened[window] = Rows(log, soft_labels is not None, taught)
-    validation = opened["validation"]
-    return opened["train"], validation if len(validation) else None
+    train, validation = open_windows(inputs, "all")
+    return (
+        replace(train, teacher_logits=open_soft_labels(soft_labels.train)),
+        validation
+        and replace(
+            validation, teacher_logits=open_soft_labels(soft_labels.validation)
+        ),
+    )
 
 
 def build_student(
-    inputs: StageInput, train: Rows, config: StudentConfig
+    inputs: StageInput, rows: tuple[Rows, Rows | None], config: StudentConfig
 ) -> StudentStep:
     """Build an untrained selector with its loss."""
+    train, validation = rows
     with seeded(config.loop.seed):
         selector = Selector(inputs.spec, config.model, inputs.counts)
+    selector.gate.expect_cold(cold_shares(inputs, validation))
     with torch.no_grad():
         selector.base_logit.fill_(click_rate_logit(train.log))
     return StudentStep(
@@ -114,6 +119,7 @@ def build_student(
         config.distillation,
         distillation_weight=config.distillation_weight,
         click_weight=config.click_weight,
+        listwise_click_weight=config.listwise_click_weight,
         temperature=config.temperature,
     )
 
@@ -137,7 +143,7 @@ def fit_student(
     Returns:
         The selector with its best weights, and the metrics of that epoch.
     """
-    step = build_student(inputs, rows[0], config)
+    step = build_student(inputs, rows, config)
     result = fit(step, *rows, config.loop, reporter, store)
     return step.selector, result
 

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from cacs_ray.config import Config
+from cacs_ray.features.batch import ListsWanted
 from cacs_ray.models.ranker import Ranker, RankerConfig
 from cacs_ray.models.saved import save_ranker
+from cacs_ray.training.coldness import cold_shares
 from cacs_ray.training.loop import LoopConfig, Rows
 from cacs_ray.training.stage import (
     Launch,
@@ -29,6 +32,8 @@ class TeacherConfig(Config):
     model: RankerConfig
     """`sharing` must be `own`: there is no selector yet."""
     loop: LoopConfig
+    listwise_click_weight: float = Field(ge=0)
+    """Price of one nat of the choice among the creatives of a clicked list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,14 @@ class TeacherStage:
 
     def open(self) -> OpenStage:
         """Build the ranker, starting at the observed CTR."""
-        train, validation = open_windows(self.inputs)
+        weight = self.config.listwise_click_weight
+        rows = open_windows(self.inputs, "clicked" if weight else "shown")
         with seeded(self.loop.seed):
             ranker = Ranker(self.inputs.spec, self.config.model, self.inputs.counts)
+        ranker.expect_cold(cold_shares(self.inputs, rows[1]))
         with torch.no_grad():
-            ranker.base_logit.fill_(click_rate_logit(train.log))
-        return OpenStage(RankerStep(ranker), train, validation)
+            ranker.base_logit.fill_(click_rate_logit(rows[0].log))
+        return OpenStage(RankerStep(ranker, listwise_click_weight=weight), *rows)
 
     def save(self, step: nn.Module, directory: Path) -> None:
         """Write the ranker."""
@@ -64,13 +71,13 @@ class TeacherStage:
         save_ranker(directory, ranker, self.inputs.spec, shared=None)
 
 
-def open_windows(inputs: StageInput) -> tuple[Rows, Rows | None]:
-    """Open training and validation rows with only the shown creatives."""
+def open_windows(inputs: StageInput, wanted: ListsWanted) -> tuple[Rows, Rows | None]:
+    """Open training and validation rows; None for an empty validation window."""
     train = inputs.open_log(inputs.encoded_dir, "train")
     validation = inputs.open_log(inputs.encoded_dir, "validation")
     return (
-        Rows(train, whole_lists=False),
-        Rows(validation, whole_lists=False) if len(validation) else None,
+        Rows(train, wanted),
+        Rows(validation, wanted) if len(validation) else None,
     )
 
 

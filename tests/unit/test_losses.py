@@ -88,6 +88,56 @@ def test_click_loss_is_the_weighted_log_loss():
     assert actual.item() == pytest.approx(expected)
 
 
+def listwise_clicks(logits, shown, mask, clicks) -> Tensor:
+    return losses.listwise_click_loss(
+        torch.as_tensor(logits, dtype=torch.float32),
+        torch.tensor(shown),
+        torch.tensor(mask),
+        torch.tensor(clicks),
+    )
+
+
+def test_it_is_the_share_of_the_clicked_creative_in_nats_per_click():
+    # Two clicks on the first of two creatives, one on the third of three.
+    first = log(exp(1) / (exp(1) + exp(0)))
+    third = log(exp(2) / (exp(0) + exp(1) + exp(2)))
+    mask = [[True, True, False], [True, True, True]]
+    actual = listwise_clicks([[1, 0, 5], [0, 1, 2]], [0, 2], mask, [2.0, 1.0])
+    assert actual.item() == pytest.approx(-(2 * first + third) / 3)
+
+
+def test_the_level_of_a_clicked_list_is_not_taught():
+    near = listwise_clicks([[1, 0]], [0], [[True, True]], [1.0])
+    far = listwise_clicks([[8, 7]], [0], [[True, True]], [1.0])
+    assert near.item() == pytest.approx(far.item())
+
+
+@pytest.mark.parametrize("garbage", [1e30, float("inf"), float("nan")])
+def test_padding_of_a_clicked_list_has_no_say(garbage):
+    logits = torch.tensor([[1.0, 0.0, garbage]], requires_grad=True)
+    padded = listwise_clicks(logits, [0], [[True, True, False]], [1.0])
+    padded.backward()
+    alone = listwise_clicks([[1, 0]], [0], [[True, True]], [1.0])
+    assert padded.item() == pytest.approx(alone.item())
+    assert logits.grad is not None
+    assert logits.grad[0, 2] == 0
+
+
+def test_a_clicked_list_of_one_is_left_out_of_the_mean():
+    alone = listwise_clicks([[1, 0]], [0], [[True, True]], [1.0])
+    both = [[True, True], [True, False]]
+    beside = listwise_clicks([[1, 0], [3, 0]], [0, 0], both, [1.0, 1.0])
+    assert beside.item() == pytest.approx(alone.item())
+
+
+def test_without_clicked_lists_there_is_nothing_to_pay():
+    none = torch.zeros(0, 2)
+    actual = losses.listwise_click_loss(
+        none, none[:, 0].long(), none.bool(), none[:, 0]
+    )
+    assert actual.item() == 0
+
+
 @every_listwise
 def test_a_student_without_opinion_costs_log_n(loss):
     actual = call(loss, [[0, 0, 0, 0]], [[9, 1, 0, 3]])

@@ -1,5 +1,7 @@
 """What a batch promises: lists padded to the longest, towers run once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,9 +56,17 @@ def test_the_context_is_of_the_row_and_an_unknown_user_is_blank(log):
 
 
 def test_without_whole_lists_only_the_shown_creative_is_left(log):
-    batch = log.batch(np.array([0, 1]), whole_lists=False)
+    batch = log.batch(np.array([0, 1]), wanted="shown")
     assert batch.catalogue_rows[batch.creative_index].tolist() == [[2], [5]]
     assert batch.shown_index.tolist() == [0, 0]
+
+
+def test_only_clicked_rows_may_keep_their_lists(log):
+    is_clicked = np.array([1, 0, 0], np.float32)
+    batch = replace(log, label=is_clicked).batch(np.array([0, 1]), wanted="clicked")
+    assert batch.catalogue_rows[batch.creative_index].tolist() == [[1, 2], [5, 0]]
+    assert batch.shown_index.tolist() == [1, 0]
+    assert batch.list_length.tolist() == [2, 3]
 
 
 def test_teacher_logits_are_cut_to_the_lists(log):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cacs_ray.models.adaptive_dropout import AdaptiveDropout
+from tests import synthetic_log
 from tests.synthetic_log import SPEC, gate
 
 KEY = "creative.creative_id"
@@ -12,11 +13,13 @@ RARE, FREQUENT, UNSEEN = 1, 2, 3
 NUM_CREATIVES = 48
 
 
-def make(kind: str) -> AdaptiveDropout:
+def make(kind: str, cold_share: float | None = 0.0) -> AdaptiveDropout:
     counts = np.zeros(1 + NUM_CREATIVES)
     counts[[0, RARE, FREQUENT]] = 99.0, 10.0, 3000.0
     fields = tuple(f for f in SPEC.of("creative") if f.kind in ("id", "vector"))
-    return AdaptiveDropout(SPEC, fields, gate(kind), {"creative_id": counts})
+    return AdaptiveDropout(
+        SPEC, fields, gate(kind, cold_share), {"creative_id": counts}
+    )
 
 
 def features(*index: int) -> dict[str, torch.Tensor]:
@@ -55,6 +58,45 @@ def test_in_training_a_coin_is_thrown_per_row(kind):
     assert set(kept.unique().tolist()) == {0.0, 1.0}
     expected = {"fixed": 0.7, "frequency": 0.25}[kind]
     assert kept.mean().item() == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_training_rows_forget_what_is_new_tomorrow(kind):
+    dropout = make(kind, cold_share=None).train()
+    dropout.expect_cold({"creative": 0.4})
+    torch.manual_seed(0)
+    kept = dropout(features(*[FREQUENT] * 4000))[KEY]
+    expected = {"none": 1.0, "fixed": 0.7}.get(kind, 3000 / 3030)
+    assert (kept == 0).float().mean() == pytest.approx(
+        1 - 0.6 * (1.0 if kind == "learnt" else expected), abs=0.03
+    )
+    # A decision is not made cold: the creative is as well known as it is.
+    decided = dropout.eval()(features(FREQUENT))[KEY]
+    assert decided.tolist() == pytest.approx([expected])
+
+
+def test_a_cold_row_forgets_all_its_identities_at_once():
+    dropout = AdaptiveDropout(
+        SPEC, SPEC.of("creative", "ad"), gate("none", 0.5), synthetic_log.counts()
+    )
+    torch.manual_seed(0)
+    ad_id = {"ad.ad_id": torch.ones(500, dtype=torch.int64)}
+    kept = dropout.train()(features(*[RARE] * 500) | ad_id)
+    assert set(kept[KEY].tolist()) == {0.0, 1.0}
+    assert kept[KEY].tolist() == kept["ad.ad_id"].tolist()
+
+
+def test_a_configured_cold_share_is_not_replaced_by_a_measured_one():
+    dropout = make("none", cold_share=0.0).train()
+    dropout.expect_cold({"creative": 0.9})
+    assert dropout(features(*[FREQUENT] * 50))[KEY].tolist() == [1.0] * 50
+
+
+def test_memory_stays_trained_where_all_is_new_tomorrow():
+    dropout = make("none", cold_share=None).train()
+    dropout.expect_cold({"creative": 1.0})
+    torch.manual_seed(0)
+    assert dropout(features(*[FREQUENT] * 500))[KEY].sum() > 0
 
 
 def test_the_learnt_gate_gets_a_gradient_through_its_relaxed_coin():

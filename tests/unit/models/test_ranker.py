@@ -63,7 +63,7 @@ def test_an_unknown_creative_is_the_same_for_every_list():
 
 def test_blanking_hides_creatives_in_training_only():
     ranker = make(blank_share=0.5)
-    batch = make_log(400).batch(np.arange(400), whole_lists=False)
+    batch = make_log(400).batch(np.arange(400), wanted="shown")
     inputs = (batch.context, batch.creatives)
     shown = ranker(*inputs, batch.creative_index)
     hidden = ranker(*inputs, torch.zeros_like(batch.creative_index))

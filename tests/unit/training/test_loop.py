@@ -23,8 +23,8 @@ from tests.synthetic_log import (
 
 LOG = make_log(1000)
 COUNTS = synthetic_log.counts(LOG)
-TRAIN = Rows(LOG, whole_lists=True)
-VALIDATION = Rows(make_log(300, seed=1), whole_lists=True)
+TRAIN = Rows(LOG, wanted="all")
+VALIDATION = Rows(make_log(300, seed=1), wanted="all")
 
 
 class Killed(BaseException):
@@ -52,6 +52,7 @@ def student(kind: str = "learnt") -> StudentStep:
         "none",
         distillation_weight=0.0,
         click_weight=1.0,
+        listwise_click_weight=0.0,
         temperature=1.0,
     )
 
@@ -155,7 +156,7 @@ def test_no_row_twice_and_none_lost_over_workers(num_rows, monkeypatch):
     for rank in range(3):
         step = CountingStep()
         config = loop_config(num_epochs=1, batch_size=20)
-        fit(step, Rows(log, whole_lists=True), None, config, Worker(rank))
+        fit(step, Rows(log, wanted="all"), None, config, Worker(rank))
         seen.update(step.seen)
     assert seen == Counter(log.requests["request.hour"][:, 0].tolist())
 
@@ -164,7 +165,7 @@ def test_it_stops_when_patience_is_over_and_keeps_the_best():
     # Validation losses 3, 1, 2, 2: epoch 1 is best, two epochs later it stops.
     step, reporter = CountingStep(), RecordingReporter()
     config = loop_config(num_epochs=9, batch_size=1000, patience=2)
-    few = Rows(make_log(50), whole_lists=True)
+    few = Rows(make_log(50), wanted="all")
     result = fit(step, TRAIN, few, config, reporter)
     assert result.num_steps == 4
     assert result.metrics["epoch"] == 1
@@ -181,7 +182,7 @@ def test_divergence_is_an_error_not_a_model():
 
 
 def test_fewer_rows_than_workers_are_refused():
-    rows = Rows(make_log(2), whole_lists=True)
+    rows = Rows(make_log(2), wanted="all")
     with pytest.raises(ValueError, match="2 rows"):
         fit(CountingStep(), rows, None, loop_config(), Worker(0))
 
@@ -208,7 +209,7 @@ def test_nothing_that_is_not_a_number_in_padding_reaches_the_weights():
         lists = LOG.lists.copy()
         lists[0, 4] = lists[1, 0]
         teacher_logits[LOG.list_row == 0, 4] = 0.0
-        uneven = Rows(replaced(LOG, lists), True, teacher_logits)
+        uneven = Rows(replaced(LOG, lists), "all", teacher_logits)
         fit(step, uneven, None, loop_config(), PlainReporter())
         trained.append(weights(step))
     assert_equal_bits(*trained)
@@ -223,10 +224,20 @@ def replaced(log, lists):
 def test_the_teacher_learns_more_than_the_average():
     torch.manual_seed(0)
     step = RankerStep(Ranker(SPEC, ranker_config(), COUNTS))
-    train = Rows(make_log(4000), whole_lists=False)
-    later = Rows(make_log(1000, seed=1), whole_lists=False)
+    train = Rows(make_log(4000), wanted="shown")
+    later = Rows(make_log(1000, seed=1), wanted="shown")
     config = loop_config(num_epochs=6)
     result = fit(step, train, later, config, PlainReporter())
     rate = float(later.log.label.mean())
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
     assert result.metrics["validation/click_loss"] < 0.95 * entropy
+
+
+def test_a_small_log_is_passed_over_until_an_epoch_has_its_steps():
+    # 300 rows are two batches; seven steps need four passes.
+    config = loop_config(num_epochs=1, batch_size=150, min_steps_per_epoch=7)
+    step, log = CountingStep(), make_log(300)
+    result = fit(step, Rows(log, wanted="all"), None, config, PlainReporter())
+    assert result.num_steps == 8
+    hours = Counter(log.requests["request.hour"][:, 0].tolist())
+    assert step.seen == Counter({hour: 4 * n for hour, n in hours.items()})

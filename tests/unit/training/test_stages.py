@@ -46,6 +46,7 @@ def student_config(distillation: str, **changes: object) -> StudentConfig:
         "distillation": distillation,
         "distillation_weight": 1.0,
         "click_weight": 1.0,
+        "listwise_click_weight": 0.0,
         "temperature": 1.0,
     }
     return StudentConfig.model_validate(fields | changes)
@@ -86,7 +87,7 @@ def test_distillation_teaches_the_teachers_order(
 ):
     # Clicks have no say: all that is known about order comes from the teacher.
     config = student_config(distillation, click_weight=0.0)
-    rows = student_rows(inputs, true_soft_labels)
+    rows = student_rows(inputs, true_soft_labels, config)
     selector, result = fit_student(inputs, rows, config, PLAIN)
     validation = open_synthetic("x", "validation")
     right = (choice(selector, validation) == true_best(validation)).mean()
@@ -102,6 +103,29 @@ def test_a_student_of_clicks_alone_needs_no_soft_labels(inputs, tmp_path):
     assert (chosen == true_best(validation)).mean() > 0.4
 
 
+def test_clicks_inside_lists_teach_the_order_without_the_level(inputs):
+    # The level has no say at all: all weight lies on the choice inside the list.
+    config = student_config("none", click_weight=0.0, listwise_click_weight=1.0)
+    rows = student_rows(inputs, None, config)
+    selector, _ = fit_student(inputs, rows, config, PLAIN)
+    validation = open_synthetic("x", "validation")
+    assert (choice(selector, validation) == true_best(validation)).mean() > 0.6
+
+
+def test_a_teacher_may_learn_from_lists_too(inputs, tmp_path):
+    config = TeacherConfig(
+        model=ranker_config("none"),
+        loop=loop_config(num_epochs=15, learning_rate=0.03),
+        listwise_click_weight=1.0,
+    )
+    result = train_here(TeacherStage(inputs, config), PLAIN, tmp_path)
+    # A coin of four sides pays log 4 for each click.
+    assert result.metrics["validation/listwise_click_loss"] < np.log(4) - 0.1
+    labels = write_soft_labels(inputs, tmp_path, "validation", tmp_path / "l.npy")
+    best = open_soft_labels(labels)[:, :4].argmax(1)
+    assert (best == true_best(open_synthetic("x", "validation"))).mean() > 0.6
+
+
 def test_distillation_without_soft_labels_is_refused(inputs):
     with pytest.raises(ValueError, match="soft labels"):
         train_student(inputs, student_config("listwise"), None, None)
@@ -109,7 +133,11 @@ def test_distillation_without_soft_labels_is_refused(inputs):
 
 @pytest.fixture
 def teacher_dir(inputs, tmp_path):
-    config = TeacherConfig(model=ranker_config("frequency"), loop=loop_config())
+    config = TeacherConfig(
+        model=ranker_config("frequency"),
+        loop=loop_config(),
+        listwise_click_weight=0.0,
+    )
     train_here(TeacherStage(inputs, config), PLAIN, tmp_path / "teacher")
     return tmp_path / "teacher"
 
@@ -163,7 +191,7 @@ def test_the_serving_ranker_trains_with_each_way_of_sharing(
     result = train_here(stage, PLAIN, tmp_path / "ranker")
 
     log = open_synthetic("x", "validation")
-    batch = log.batch(np.arange(100), whole_lists=False)
+    batch = log.batch(np.arange(100), wanted="shown")
     vectors = log_vectors(load_selector(student_dir, SPEC), log)
     logits = load_ranker(tmp_path / "ranker", SPEC)(
         batch.context,
@@ -177,14 +205,18 @@ def test_the_serving_ranker_trains_with_each_way_of_sharing(
 
 
 def test_another_configuration_is_another_run(inputs):
-    config = TeacherConfig(model=ranker_config(), loop=loop_config())
+    config = TeacherConfig(
+        model=ranker_config(), loop=loop_config(), listwise_click_weight=0.0
+    )
     other = config.override({"loop.seed": 1})
     prints = {TeacherStage(inputs, c).fingerprint for c in (config, config, other)}
     assert len(prints) == 2
 
 
 def test_two_runs_of_a_stage_leave_the_same_bytes(inputs, tmp_path):
-    config = TeacherConfig(model=ranker_config("learnt"), loop=loop_config())
+    config = TeacherConfig(
+        model=ranker_config("learnt"), loop=loop_config(), listwise_click_weight=1.0
+    )
     for name in ("one", "two"):
         train_here(TeacherStage(inputs, config), PLAIN, tmp_path / name)
     files = [tmp_path / name / "model.safetensors" for name in ("one", "two")]
