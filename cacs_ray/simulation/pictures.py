@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 import pydantic
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from cacs_ray.config import Config
 from cacs_ray.data.files import read_json
@@ -47,7 +47,7 @@ _TITLES: Final[dict[str, tuple[str, ...]]] = {
         "Finest {name}, award winner",
         "The one and only {name}",
     ),
-    "playful": ("Hey, a {name}!", "Surprise! {name} time", "Go wild with {name}!"),
+    "playful": ("Hey, meet {name}!", "Surprise! {name} time", "Go wild with {name}!"),
 }
 
 
@@ -189,7 +189,7 @@ def compose(photo: Image.Image, look: np.ndarray, title: str) -> Image.Image:
     canvas = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), ground)
     layout = _LAYOUTS[_value(look, "layout")]
     left, top, right, bottom = layout.photo
-    small = photo.resize((right - left, bottom - top))
+    small = ImageOps.fit(photo, (right - left, bottom - top))
     tint = Image.new("RGB", small.size, ground)
     canvas.paste(Image.blend(small, tint, 0.15), (left, top))
     draw = ImageDraw.Draw(canvas)
@@ -202,17 +202,20 @@ def compose(photo: Image.Image, look: np.ndarray, title: str) -> Image.Image:
 @dataclass(frozen=True, slots=True)
 class _Layout:
     photo: tuple[int, int, int, int]
-    text: tuple[int, int]
-    letters: int
-    """Characters in a line of text."""
+    """Left, top, right, bottom; the photo fills it and is cut, never squeezed."""
+    text: tuple[int, int, int, int]
+    """The same of the title, which is wrapped into it."""
     button: tuple[int, int]
 
 
 _LAYOUTS: Final = {
-    "full": _Layout((0, 0, 160, 112), (5, 114), 30, (92, 141)),
-    "framed": _Layout((24, 8, 136, 98), (24, 100), 22, (48, 141)),
-    "banner": _Layout((0, 0, 84, 160), (89, 12), 13, (89, 128)),
+    "full": _Layout((0, 0, 160, 112), (5, 114, 156, 140), (92, 141)),
+    "framed": _Layout((24, 8, 136, 98), (24, 100, 156, 139), (48, 141)),
+    "banner": _Layout((0, 0, 84, 160), (89, 12, 158, 124), (89, 128)),
 }
+
+
+_LINE_PIXELS: Final = 13
 
 
 def _value(look: np.ndarray, attribute: str) -> str:
@@ -222,15 +225,18 @@ def _value(look: np.ndarray, attribute: str) -> str:
 def _draw_title(
     draw: ImageDraw.ImageDraw, layout: _Layout, title: str, ink: str
 ) -> None:
-    """Write the title in lines that fit, three at most."""
+    """Write the title in lines that fit; what does not fit below is left out."""
+    left, top, right, bottom = layout.text
+    font = ImageFont.load_default(10)
     lines = [""]
     for word in title.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > layout.letters:
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > right - left:
             lines.append(word)
         else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    font = ImageFont.load_default(10)
-    draw.multiline_text(layout.text, "\n".join(lines[:3]), ink, font, spacing=2)
+            lines[-1] = longer
+    room = (bottom - top) // _LINE_PIXELS
+    draw.multiline_text((left, top), "\n".join(lines[:room]), ink, font, spacing=2)
 
 
 def _draw_tone(
@@ -267,4 +273,5 @@ def _draw_action(
     else:
         draw.line((x, y + 15, x + 64, y + 15), accent, 2)
     ink = ground if action == "Buy now" else accent
-    draw.text((x + 8, y + 2), action, ink, font)
+    indent = (64 - font.getlength(action)) / 2
+    draw.text((x + indent, y + 2), action, ink, font)

@@ -63,6 +63,24 @@ def test_a_close_crop_shows_less_of_the_photo():
     assert red[0] > red[1]
 
 
+@pytest.mark.parametrize("layout", LOOK["layout"])
+def test_a_photo_is_cut_to_its_place_and_never_squeezed(layout):
+    photo = GREY.copy()
+    photo.paste((255, 0, 0), (60, 60, 100, 100))
+    shown = pixels(look(layout=layout, colour="night"), photo=photo)
+    red = (shown[:, :, 0] > 180) & (shown[:, :, 1] < 60)
+    width, height = red.any(0).sum(), red.any(1).sum()
+    assert width == pytest.approx(height, abs=2)
+    assert width > 20
+
+
+@pytest.mark.parametrize("layout", LOOK["layout"])
+def test_the_last_word_of_a_long_title_is_drawn(layout):
+    titles = ("The one and only Wanderer Black Hiking " + end for end in ("Boots", "X"))
+    boots, x = (pixels(look(layout=layout), title) for title in titles)
+    assert np.abs(boots - x).max() > 50
+
+
 def test_colour_recolours_the_ground_and_nothing_else_does():
     corner = {
         colour: tuple(pixels(look(colour=colour, layout="framed"))[2, 2])
