@@ -33,6 +33,8 @@ _BATCH_ROWS = 131_072
 _JSON_LINES = 32_768
 _CSV_BLOCK_BYTES = 16 << 20
 _FOOTER_TAIL_BYTES = 8
+_PARQUET_MAGIC = b"PAR1"
+_SCHEMA_KEY = b"ARROW:schema"
 _EXTENSION_KEY = b"ARROW:extension:name"
 
 
@@ -215,41 +217,60 @@ def _refuse_repeated(schema: pa.Schema, source: str) -> None:
 
 def _parquet(file: TableFile) -> pq.ParquetFile:
     """Open a Parquet file after its footer was found free of extension types."""
-    _refuse_extension_types(file)
+    footer = _footer(file)
+    _refuse_extension_types(footer, file.path)
     reader = pq.ParquetFile(file.open())
     for field in reader.schema_arrow:
         if _holds_extension(field.type):
             raise _extension_error(file.path, str(field.type), field.name)
+    if any(pa.types.is_fixed_size_list(field.type) for field in reader.schema_arrow):
+        return pq.ParquetFile(file.open(), metadata=_plain_metadata(footer))
     return reader
 
 
-def _refuse_extension_types(file: TableFile) -> None:
+def _footer(file: TableFile) -> bytes:
+    """Read the raw footer; empty when the file does not end as Parquet does."""
+    with file.open() as stream:
+        size = stream.size()
+        stream.seek(max(0, size - _FOOTER_TAIL_BYTES))
+        tail = stream.read(_FOOTER_TAIL_BYTES)
+        if not tail.endswith(_PARQUET_MAGIC):
+            return b""  # not whole: the Parquet reader says so in its own words
+        length = min(int.from_bytes(tail[:4], "little"), size)
+        stream.seek(max(0, size - _FOOTER_TAIL_BYTES - length))
+        return stream.read(length)
+
+
+def _plain_metadata(footer: bytes) -> pq.FileMetaData:
+    """Read a footer without the Arrow schema in it: lists of any size come.
+
+    Arrow writes a null into a column of lists of one size, but refuses to read it
+    back as such (`Expected all lists to be of size`).
+    """
+    hidden = footer.replace(_SCHEMA_KEY, b"-" * len(_SCHEMA_KEY))
+    length = len(hidden).to_bytes(4, "little")
+    whole = _PARQUET_MAGIC + hidden + length + _PARQUET_MAGIC
+    return pq.read_metadata(pa.BufferReader(whole))
+
+
+def _refuse_extension_types(footer: bytes, source: str) -> None:
     """Look for extension types in the raw footer, before Arrow may decode it.
 
     Opening such a file hands its bytes to whatever Python class is registered
     for the type (Ray's tensors once unpickled them), so looking at the opened
     schema would come too late.
     """
-    with file.open() as stream:
-        size = stream.size()
-        stream.seek(max(0, size - _FOOTER_TAIL_BYTES))
-        tail = stream.read(_FOOTER_TAIL_BYTES)
-        if not tail.endswith(b"PAR1"):
-            return  # not whole: the Parquet reader says so in its own words
-        length = min(int.from_bytes(tail[:4], "little"), size)
-        stream.seek(max(0, size - _FOOTER_TAIL_BYTES - length))
-        footer = stream.read(length)
     for schema in _stored_schemas(footer):
         if _EXTENSION_KEY in schema:
             name = re.search(rb"[A-Za-z_]\w*(?:\.\w+)+", schema)
             raise _extension_error(
-                file.path, name.group().decode() if name else "unnamed", None
+                source, name.group().decode() if name else "unnamed", None
             )
 
 
 def _stored_schemas(footer: bytes) -> Iterator[bytes]:
     """Decode each base64 Arrow schema in a footer, at each possible alignment."""
-    for match in re.finditer(rb"ARROW:schema", footer):
+    for match in re.finditer(_SCHEMA_KEY, footer):
         tail = footer[match.end() : match.end() + 16]
         for start in range(len(tail)):
             run = re.match(rb"[A-Za-z0-9+/]{16,}", footer[match.end() + start :])

@@ -185,3 +185,11 @@ def test_a_log_in_a_hidden_directory_is_no_marker(tmp_path):
     (tmp_path / ".logs").mkdir()
     (tmp_path / ".logs" / "a.csv").write_text("a\n")
     assert len(list_files(str(tmp_path / ".logs"))) == 1
+
+
+def test_vectors_of_one_size_may_be_unknown(tmp_path):
+    vectors = pa.array([None, [1.0, 2.0], None], pa.list_(pa.float32(), 2))
+    pq.write_table(pa.table({"row": [1, 2, 3], "v": vectors}), tmp_path / "a.parquet")
+    read = read_whole(one_file(tmp_path / "a.parquet"))
+    assert read["row"].to_pylist() == [1, 2, 3]
+    assert read["v"].to_pylist() == vectors.to_pylist()
