@@ -57,21 +57,21 @@ class Catalogue:
         )
 
     @cached_property
-    def _ad_index(self) -> dict[str, int]:
+    def _ad_index(self) -> dict[str | None, int]:
         return {ad_id: row for row, ad_id in enumerate(self.ad_ids) if row}
 
     @cached_property
-    def _creative_index(self) -> dict[str, int]:
+    def _creative_index(self) -> dict[str | None, int]:
         return {cid: row for row, cid in enumerate(self.creative_ids) if row}
 
     def ad_row(self, ad_ids: Sequence[str | None]) -> np.ndarray:
         """Return the row of each ad, int32; 0 for an ad that is not known."""
-        return np.array([self._ad_index.get(a or "", 0) for a in ad_ids], np.int32)
+        return np.array([self._ad_index.get(a, 0) for a in ad_ids], np.int32)
 
     def creative_row(self, creative_ids: Sequence[str | None]) -> np.ndarray:
         """Return the row of each creative, int32; 0 where it is not known."""
         index = self._creative_index
-        return np.array([index.get(c or "", 0) for c in creative_ids], np.int32)
+        return np.array([index.get(c, 0) for c in creative_ids], np.int32)
 
     @cached_property
     def _versions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -112,3 +112,9 @@ def test_kept_tables_give_the_same_catalogue():
     for name in ("creative_ad_row", "live_from_us", "live_until_us"):
         np.testing.assert_array_equal(getattr(again, name), getattr(SHOP, name))
     assert again.creative_ids == SHOP.creative_ids
+
+
+def test_no_creative_is_not_the_creative_without_a_name():
+    shop = catalogue([("felt", "hat", None, None), ("", "hat", None, None)])
+    assert shop.creative_row([None, "", "felt", "silk"]).tolist() == [0, 2, 1, 0]
+    assert shop.ad_row([None, "", "hat"]).tolist() == [0, 0, 1]
