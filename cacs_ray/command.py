@@ -7,10 +7,12 @@ everything meant for people goes to standard error.
 import json
 import logging
 import math
+import os
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -57,6 +59,7 @@ def run_job(
     args = parser.parse_args(argv)
     _set_up_logging()
     try:
+        _refuse_out(getattr(args, "out", None))
         result = body(args)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -70,6 +73,23 @@ def run_job(
         text = f"{name}: {' '.join(str(error).split())[:500]}"
         return _finish({"status": "error", "error": text}, EXIT_ERROR)
     return _finish({"status": "ok", **result}, EXIT_OK)
+
+
+def _refuse_out(out: str | None) -> None:
+    """Refuse, before any work, an `--out` that cannot be a directory to write in."""
+    if out is None:
+        return
+    place = Path(out).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not out or not place.is_dir():
+        raise InputError(
+            f"{out!r}: {place} is no directory", source="--out", rule="directory"
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{out!r}: {place} cannot be written", source="--out", rule="writable"
+        )
 
 
 def _finish(line: Mapping[str, object], code: int) -> int:

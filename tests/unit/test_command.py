@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 
 import numpy as np
 import pytest
@@ -59,6 +60,38 @@ def test_an_interrupted_job_says_so(capsys):
 
     code, line, _ = end_of(capsys, body)
     assert (code, line["status"]) == (130, "error")
+
+
+@pytest.fixture
+def out_option():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out")
+    return parser
+
+
+@pytest.mark.parametrize("out", ["", "file", "file/run", "closed/run"])
+def test_an_out_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path, monkeypatch, capsys, out_option, out
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "closed").mkdir()
+    # Root may write everywhere, so the mode of the directory would not do.
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda p, m: p.name != "closed" and may(p, m))
+    code = run_job(out_option, lambda _: pytest.fail("began"), ["--out", out])
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert code == 1
+    assert line["error"].startswith("--out: ")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", ["new/run", "."])
+def test_an_out_that_can_be_made_or_filled_is_taken(
+    tmp_path, monkeypatch, capsys, out_option, out
+):
+    monkeypatch.chdir(tmp_path)
+    assert run_job(out_option, lambda _: {}, ["--out", out]) == 0
 
 
 def test_a_wrong_option_ends_with_code_2():
