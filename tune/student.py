@@ -89,32 +89,35 @@ def sweep(args: argparse.Namespace) -> dict[str, object]:
     """Run or resume the sweep that the options describe."""
     config = run_config(args.recipe).override(parse_changes(args.set))
     dataset, out = read_dataset(args.logs), Path(args.out).absolute()
-    out.mkdir(parents=True, exist_ok=True)
     name = f"sweep student {out.name}"
-    with (
-        start_ray(),
-        Tracker.open(args.tracking_uri, dataset.root.name, out / "tracking") as tracker,
-        tracker.run(name, tags={"stage": "sweep"}, key=sweep_key(out)) as run,
-    ):
-        stage = prepare(Cycle(dataset, Path(args.work).absolute(), config, run))
-        settings = sweep_settings(args, stage)
-        keep_settings(settings, out)
-        run.params({"sweep": settings.model_dump(), "space": _texts(SPACE)})
-        TrialRuns.report_to(tracker, run)
-        results = run_sweep(
-            partial(train_trial, stage=stage, out=out / "models"),
-            SPACE,
-            default_values(stage.config),
-            settings,
-            out,
-        )
-        summary = conclude(results, stage, out, run)
+    with start_ray():
+        cycle = Cycle(dataset, Path(args.work).absolute(), config)
+        cycle.validate()
+        with (
+            Tracker.open(
+                args.tracking_uri, dataset.root.name, out / "tracking"
+            ) as tracker,
+            tracker.run(name, tags={"stage": "sweep"}, key=sweep_key(out)) as run,
+        ):
+            cycle.report_to(run)
+            stage = prepare(cycle)
+            settings = sweep_settings(args, stage)
+            keep_settings(settings, out)
+            run.params({"sweep": settings.model_dump(), "space": _texts(SPACE)})
+            TrialRuns.report_to(tracker, run)
+            results = run_sweep(
+                partial(train_trial, stage=stage, out=out / "models"),
+                SPACE,
+                default_values(stage.config),
+                settings,
+                out,
+            )
+            summary = conclude(results, stage, out, run)
     return {"out": str(out), **summary}
 
 
 def prepare(cycle: Cycle) -> StudentStage:
-    """Make sure that soft labels exist; all trials share them."""
-    cycle.validate()
+    """Make sure that soft labels of a validated log exist; all trials share them."""
     cycle.encode()
     cycle.train_teacher()
     cycle.write_soft_labels()

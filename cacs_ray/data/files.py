@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     Yields:
         The directory to write into, `<path>.partial-<pid>` beside `path`.
 
-    Whatever the body raises passes through; then nothing new is left behind and
-    an old `path` stands untouched.
+    Whatever the body raises passes through; then nothing new is left behind, no
+    directory above `path` either, and an old `path` stands untouched.
     """
     target = Path(path).absolute()
+    missing = [parent for parent in target.parents if not parent.exists()]
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     retired = target.with_name(f"{target.name}.retired-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -44,6 +45,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             _flush(Path(folder))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        _remove_empty(missing)
         raise
     # A directory with files in it cannot be renamed over: it steps aside first.
     if target.exists():
@@ -108,6 +110,15 @@ def sha256_file(path: str | Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _remove_empty(directories: Sequence[Path]) -> None:
+    """Remove directories, the innermost first, up to one that holds something."""
+    for directory in directories:
+        try:
+            directory.rmdir()
+        except OSError:
+            return
 
 
 def _aside(target: Path) -> Path:

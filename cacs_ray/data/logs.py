@@ -5,6 +5,7 @@ into one part, so memory stays bounded whatever the log's size. Only one pass is
 made over a log without duplicates.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -37,11 +38,12 @@ from cacs_ray.data.summary import LogSummary, RowCounts
 from cacs_ray.errors import InputError
 from cacs_ray.schema import Column
 
+log = logging.getLogger(__name__)
+
 VALIDATED: Final = "validated"
 REJECTS: Final = "rejects"
 _IMPRESSIONS: Final = "impressions"
 _SUMMARY: Final = "summary.json"
-_UNREADABLE: Final = "unreadable.json"
 _MOST_BLOCKS: Final = 256
 _MOST_NAMED_FILES: Final = 10
 _ENTITY_TABLES: Final = ("creatives", "ads", "users")
@@ -106,7 +108,9 @@ def validate_log(
     Writes `out/validated/` (accepted impressions as one Parquet part per input
     file, in file order; the entity tables; `summary.json`) and `out/rejects/`
     (rejected rows as they were read, with rule, file and row number; the counts).
-    Both appear whole. An old `validated/` stays if this log is refused.
+    Both appear whole. A log that cannot be judged, because files are unreadable or
+    there are no rows, leaves `out` as it was; one that has too many rejects leaves
+    its `rejects/`, to be looked at, and an old `validated/`.
 
     Args:
         dataset: from `read_dataset`.
@@ -123,12 +127,10 @@ def validate_log(
         with atomic_directory(out / REJECTS) as rejects:
             entities = read_entities(dataset, rejects)
             reports = _check_files(dataset, files, entities, validated, rejects)
+            _refuse_unreadable(reports, dataset.tables[_IMPRESSIONS])
             summary = _merged(reports, entities)
-            unreadable = _unreadable(reports)
+            _refuse_empty(summary, dataset.tables[_IMPRESSIONS])
             write_json(rejects / _SUMMARY, _reject_counts(summary))
-            if unreadable:
-                write_json(rejects / _UNREADABLE, unreadable)
-        _refuse_unreadable(unreadable, len(files), dataset.tables[_IMPRESSIONS])
         _refuse_bad_log(summary, max_reject_share, out / REJECTS)
         users = _users(dataset, entities, validated)
         for name in _ENTITY_TABLES:
@@ -328,28 +330,29 @@ def _reject_counts(summary: LogSummary) -> dict[str, Any]:
     return {name: rows.model_dump(mode="json") for name, rows in tables.items()}
 
 
-def _unreadable(reports: Sequence[_FileReport]) -> dict[str, str]:
-    return {report.path: report.error for report in reports if report.error}
-
-
-def _refuse_unreadable(
-    unreadable: Mapping[str, str], num_files: int, source: str
-) -> None:
-    if not unreadable:
+def _refuse_unreadable(reports: Sequence[_FileReport], source: str) -> None:
+    """List the files that cannot be read: the first in the error, the rest beside."""
+    errors = [report.error for report in reports if report.error]
+    if not errors:
         return
-    named = list(unreadable.values())[:_MOST_NAMED_FILES]
-    more = "; ..." if len(unreadable) > len(named) else ""
+    named, others = errors[:_MOST_NAMED_FILES], errors[_MOST_NAMED_FILES:]
+    for error in others:
+        log.error("%s", error)
+    more = f"; {len(others)} more are listed above" if others else ""
     raise InputError(
-        f"{len(unreadable)} of {num_files} files refused: {'; '.join(named)}{more}",
+        f"{len(errors)} of {len(reports)} files refused: {'; '.join(named)}{more}",
         source=source,
         rule="readable",
     )
 
 
+def _refuse_empty(summary: LogSummary, source: str) -> None:
+    if not summary.rows.read:
+        raise InputError("empty log: no rows", source=source, rule="empty_log")
+
+
 def _refuse_bad_log(summary: LogSummary, max_share: float, rejects: Path) -> None:
     rows = summary.rows
-    if not rows.read:
-        raise InputError("empty log: no rows", source=_IMPRESSIONS, rule="empty_log")
     share = rows.rejected / rows.read
     if share > max_share or not rows.accepted:
         rule, count = max(rows.rejected_by_rule.items(), key=lambda item: item[1])

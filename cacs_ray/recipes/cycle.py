@@ -25,7 +25,7 @@ from cacs_ray.bundle import (
 )
 from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import Dataset, read_dataset
-from cacs_ray.data.logs import ValidatedLog, validate_log
+from cacs_ray.data.logs import REJECTS, VALIDATED, ValidatedLog, validate_log
 from cacs_ray.data.splits import Windows, split_windows
 from cacs_ray.errors import InputError
 from cacs_ray.features.fit import TrainingWindow, fit_features
@@ -40,7 +40,7 @@ from cacs_ray.recipes.score import calibrate
 from cacs_ray.recipes.stages import Stages
 from cacs_ray.registry import Registry, model_name
 from cacs_ray.schema import Column, Side
-from cacs_ray.tracking.client import Run, Tracker
+from cacs_ray.tracking.client import NullTracker, Run, Tracker
 from cacs_ray.training.ranker import train_ranker
 from cacs_ray.training.soft_labels import write_soft_labels
 from cacs_ray.training.stage import Launch, StageInput, TrainResult
@@ -70,25 +70,29 @@ def run_cycle(
         Where things are and the headline figures, for the job's last line.
 
     Raises:
-        InputError: the dataset, its log or the configuration breaks a rule.
+        InputError: the dataset, its log or the configuration breaks a rule. A
+            refused log leaves `out` as it was, but for its `rejects/` when there
+            are too many.
     """
     dataset = read_dataset(logs)
     require_encoders(dataset, config.features)
     root = Path(out).absolute()
-    root.mkdir(parents=True, exist_ok=True)
     name = dataset.root.name or "dataset"
-    with (
-        start_ray(),
-        Tracker.open(tracking_uri, name, root / "work" / "tracking") as tracker,
-        tracker.run(f"cycle {root.name}", tags={"stage": "cycle"}) as run,
-    ):
-        cycle = Cycle(dataset, root, config, run)
-        run.params(config.model_dump())
-        headline = cycle.run_all()
-        run.tags({"bundle_id": headline["bundle_id"]})
-        for file in ("report.html", "report.json"):
-            run.artifact(root / file)
-        registered = register(root / "bundle", tracker, run)
+    cycle = Cycle(dataset, root, config)
+    with start_ray():
+        # First of all, so that a log that is refused leaves no run and no spool.
+        cycle.validate()
+        with (
+            Tracker.open(tracking_uri, name, root / "work" / "tracking") as tracker,
+            tracker.run(f"cycle {root.name}", tags={"stage": "cycle"}) as run,
+        ):
+            run.params(config.model_dump())
+            cycle.report_to(run)
+            headline = cycle.run_all()
+            run.tags({"bundle_id": headline["bundle_id"]})
+            for file in ("report.html", "report.json"):
+                run.artifact(root / file)
+            registered = register(root / "bundle", tracker, run)
     return {"out": str(root), **headline, **registered}
 
 
@@ -118,20 +122,39 @@ class Cycle:
         dataset: what to learn from.
         out: the run's directory.
         config: every number.
-        run: the parent run in MLflow.
+
+    Raises:
+        InputError: no declared feature tells creatives apart.
     """
 
-    def __init__(
-        self, dataset: Dataset, out: Path, config: CycleConfig, run: Run
-    ) -> None:
-        self.dataset, self.out, self.config, self.run = dataset, out, config, run
+    def __init__(self, dataset: Dataset, out: Path, config: CycleConfig) -> None:
+        if not dataset.fields("creative", "ad"):
+            raise InputError(
+                "nothing tells creatives apart; declare a feature of creative, "
+                "like {name: creative_id, of: creative, kind: id}",
+                source=dataset.path,
+                field="features",
+                rule="creative_feature",
+            )
+        self.dataset, self.out, self.config = dataset, out, config
         self.work = out / "work"
-        self.stages = Stages(self.work, run)
+        self.stages = Stages(self.work, NullTracker().start_run("cycle"))
         self.content = DatasetContent(self.work / "content", dataset.root)
 
+    def report_to(self, run: Run) -> None:
+        """Tell MLflow of the validated log, and of the stages from now on.
+
+        Args:
+            run: the parent run.
+        """
+        self.stages.run = run
+        source = self.dataset.root
+        run.dataset(source.name, source=str(source), digest=self.digest)
+        counts = self.stages.summaries["validate"]
+        run.metrics({f"data/{name}": counts[name] for name in ("read", "accepted")})
+
     def run_all(self) -> dict[str, Any]:
-        """Run the stages; return the headline figures."""
-        self.validate()
+        """Run the stages after `validate`; return the headline figures."""
         self.encode()
         self.train_teacher()
         self.write_soft_labels()
@@ -169,21 +192,20 @@ class Cycle:
     def validate(self) -> None:
         """Check every row; `validated/` and `rejects/` stand in the run itself."""
 
-        def body(_: Path, run: Run) -> dict[str, Any]:
+        def body(_: Path, __: Run) -> dict[str, Any]:
             validated = validate_log(
                 self.dataset, self.out, max_reject_share=self.config.max_reject_share
             )
             rows = validated.summary.rows
-            counts = {"read": rows.read, "accepted": rows.accepted}
-            run.metrics({f"data/{k}": v for k, v in counts.items()})
-            return {**counts, "rejected": rows.rejected}
+            return {
+                "read": rows.read,
+                "accepted": rows.accepted,
+                "rejected": rows.rejected,
+            }
 
-        digest = self.digest
-        self.run.dataset(
-            self.dataset.root.name, source=str(self.dataset.root), digest=digest
-        )
-        made_from = {"dataset": digest, "share": self.config.max_reject_share}
-        self.stages.stage("validate", made_from, body, leaves=(self.out / "validated",))
+        made_from = {"dataset": self.digest, "share": self.config.max_reject_share}
+        leaves = (self.out / VALIDATED, self.out / REJECTS)
+        self.stages.stage("validate", made_from, body, leaves=leaves)
 
     def encode(self) -> None:
         """Fit features on the training window and encode all windows."""

@@ -117,8 +117,31 @@ def test_a_log_without_rows_is_empty(tmp_path):
     pq.write_table(pa.Table.from_pylist([row(1)]).slice(1), empty)
     dataset = write_log(tmp_path / "log", empty.getvalue().to_pybytes())
     with pytest.raises(InputError, match=r"empty log.*\[empty_log\]"):
+        validate_log(dataset, tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_log_that_cannot_be_read_leaves_an_older_one_alone(tmp_path):
+    dataset = write_log(tmp_path / "log", [row(1), *[row(i) for i in range(2, 40)]])
+    out = tmp_path / "out"
+    validate_log(dataset, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    (tmp_path / "log" / "impressions" / "1.parquet").write_bytes(b"torn")
+    with pytest.raises(InputError, match="1 of 2 files refused"):
+        validate_log(dataset, out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("num_torn", [10, 12])
+def test_more_files_than_a_line_can_name_are_listed_before_it(
+    tmp_path, caplog, num_torn
+):
+    dataset = write_log(tmp_path / "log", [row(1)], *[b"torn"] * num_torn)
+    with pytest.raises(InputError, match=f"{num_torn} of {num_torn + 1}") as caught:
         validate_log(dataset, tmp_path / "out")
-    assert not (tmp_path / "out" / "validated").exists()
+    listed = [m for m in caplog.messages if "cannot be read" in m]
+    assert len(listed) == num_torn - 10
+    assert str(caught.value).count("cannot be read") == 10
 
 
 def test_all_unreadable_files_are_listed(tmp_path):
@@ -146,7 +169,7 @@ def test_all_unreadable_files_are_listed(tmp_path):
     assert "3.parquet: holds the Arrow extension type" in message
     assert "arrow.fixed_shape_tensor" in message
     assert "\n" not in message
-    assert not (tmp_path / "out" / "validated").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_rays_own_tensor_type_is_refused(tmp_path):

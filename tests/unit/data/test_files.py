@@ -40,6 +40,20 @@ def test_a_failure_leaves_the_old_directory_and_nothing_new(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
 
 
+@pytest.mark.parametrize("neighbour", [None, "b"])
+def test_a_failure_takes_the_directories_it_made_along(tmp_path, neighbour):
+    def fail_half_way():
+        with atomic_directory(tmp_path / "run" / "work" / "a"):
+            if neighbour:
+                write_json(tmp_path / "run" / neighbour, 1)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*")]
+    assert sorted(map(str, left)) == (["run", "run/b"] if neighbour else [])
+
+
 def test_a_new_directory_replaces_all_of_the_old_one(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("1")

@@ -1,0 +1,75 @@
+"""What a cycle promises before it learns anything."""
+
+from contextlib import nullcontext
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cacs_ray.data.dataset import FeatureDeclaration, write_dataset
+from cacs_ray.errors import InputError
+from cacs_ray.recipes import cycle
+from cacs_ray.recipes.config import smoke
+
+CREATIVE = FeatureDeclaration(name="creative_id", of="creative", kind="id")
+DEVICE = FeatureDeclaration(name="device", of="request", kind="category")
+COLUMNS = (
+    *("request_id", "request_ts", "ad_id", "creative_id", "slot", "is_clicked"),
+    "device",
+)
+
+
+@pytest.fixture
+def refusal(monkeypatch):
+    """A log that is refused as soon as it is looked at, without Ray."""
+
+    def refuse(*_, **__):
+        raise InputError("12 of 100 rows rejected", rule="max_reject_share")
+
+    monkeypatch.setattr(cycle, "start_ray", nullcontext)
+    monkeypatch.setattr(cycle, "validate_log", refuse)
+
+
+def write_log(root, *features):
+    """Write a dataset whose rows nobody looks at."""
+    root.mkdir()
+    tables = {
+        "impressions": COLUMNS,
+        "creatives": ("creative_id", "ad_id"),
+        "ads": ("ad_id",),
+    }
+    for name, columns in tables.items():
+        table = pa.table({column: pa.array([], pa.string()) for column in columns})
+        pq.write_table(table, root / f"{name}.parquet")
+    places = {name: f"{name}.parquet" for name in tables}
+    write_dataset(root, tables=places, features=features)
+    return root
+
+
+@pytest.mark.usefixtures("refusal")
+def test_a_refused_log_leaves_neither_a_run_nor_a_directory(tmp_path):
+    logs = write_log(tmp_path / "logs", CREATIVE)
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    with pytest.raises(InputError, match="12 of 100"):
+        cycle.run_cycle(logs, tmp_path / "new" / "out", smoke(), tracking_uri=uri)
+    assert list(tmp_path.iterdir()) == [logs]
+
+
+@pytest.mark.usefixtures("refusal")
+def test_a_refused_log_leaves_an_earlier_run_as_it_was(tmp_path):
+    logs, out = write_log(tmp_path / "logs", CREATIVE), tmp_path / "out"
+    (out / "work" / "teacher").mkdir(parents=True)
+    with pytest.raises(InputError, match="12 of 100"):
+        cycle.run_cycle(logs, out, smoke())
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*")] == [
+        "work",
+        "work/teacher",
+    ]
+
+
+@pytest.mark.parametrize("features", [(), (DEVICE,)])
+def test_something_must_tell_creatives_apart(tmp_path, features):
+    logs = write_log(tmp_path / "logs", *features)
+    with pytest.raises(InputError, match=r"features: .*\[creative_feature\]"):
+        cycle.run_cycle(logs, tmp_path / "out", smoke())
+    assert not (tmp_path / "out").exists()
