@@ -20,11 +20,12 @@ _SUMS = ["weight", "clicks", "total", "squares"]
 
 @dataclass(frozen=True, slots=True)
 class RequestField:
-    """A request column to count: values of a category, moments of a number."""
+    """A request column to count: values of a category, moments of numbers."""
 
     key: str
     column: str
     is_number: bool
+    """Also of the numbers in a vector, which count one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,7 @@ def _count_file(
     path: str, start_us: int, end_us: int, fields: Sequence[RequestField]
 ) -> pl.DataFrame:
     time_us = pl.col(Column.REQUEST_TS).dt.epoch("us")
-    rows = (
-        pl.read_parquet(path)
-        .filter((time_us >= start_us) & (time_us < end_us))
-        .with_columns(weight=pl.col(Column.WEIGHT).fill_null(1.0))
-        .with_columns(clicks=pl.col(Column.IS_CLICKED) * pl.col("weight"))
-    )
+    rows = pl.read_parquet(path).filter((time_us >= start_us) & (time_us < end_us))
     parts = [
         _count_values(rows, key, column)
         for key, column in (
@@ -98,7 +94,7 @@ def _count_file(
 
 
 def _count_values(rows: pl.DataFrame, key: str, column: str) -> pl.DataFrame:
-    values = rows.select("weight", "clicks", value=column)
+    values = _weighted(rows, pl.col(column))
     if values.schema["value"].base_type() == pl.List:
         values = values.explode("value")
     return (
@@ -118,16 +114,33 @@ def _count_values(rows: pl.DataFrame, key: str, column: str) -> pl.DataFrame:
 
 
 def _count_numbers(rows: pl.DataFrame, key: str, column: str) -> pl.DataFrame:
-    number = pl.col(column).cast(pl.Float64)
-    finite = rows.filter(number.is_finite())
-    return finite.select(
-        pl.lit(key).alias("key"),
-        pl.lit(None, pl.String).alias("value"),
-        pl.col("weight").sum(),
-        pl.col("clicks").sum(),
-        total=(number * pl.col("weight")).sum(),
-        squares=(number**2 * pl.col("weight")).sum(),
-    ).head(1)
+    number, weight = pl.col("value"), pl.col("weight")
+    numbers = _weighted(rows, pl.col(column))
+    if numbers.schema["value"].base_type() == pl.List:
+        numbers = numbers.explode("value")
+    return (
+        numbers.with_columns(number.cast(pl.Float64))
+        .filter(number.is_finite())
+        .select(
+            weight.sum(),
+            pl.col("clicks").sum(),
+            total=(number * weight).sum(),
+            squares=(number**2 * weight).sum(),
+        )
+        .select(
+            pl.lit(key).alias("key"), pl.lit(None, pl.String).alias("value"), *_SUMS
+        )
+    )
+
+
+def _weighted(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    """Return value, weight and clicks alone: a log may have columns called so."""
+    weight = pl.col(Column.WEIGHT).fill_null(1.0)
+    return rows.select(
+        value.alias("value"),
+        weight.alias("weight"),
+        (pl.col(Column.IS_CLICKED) * weight).alias("clicks"),
+    )
 
 
 def beta_prior(clicks: np.ndarray, impressions: np.ndarray) -> tuple[float, float]:

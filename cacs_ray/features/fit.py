@@ -135,13 +135,15 @@ def _field(
 
 def _request_fields(fields: Sequence[FieldSpec]) -> list[RequestField]:
     return [
-        RequestField(field.key, field.column, field.kind == "number")
+        RequestField(field.key, field.column, field.kind in ("number", "vector"))
         for field in fields
         if field.of == "request" and field.kind in _COUNTED
     ]
 
 
-_COUNTED = ("id", "category", "category_list", "number")
+# No column of a log is called so; "weight" may well be one.
+_SEEN = "impressions of the row"
+_COUNTED = ("id", "category", "category_list", "number", "vector")
 
 
 def _by_vocabulary(fields: Sequence[FieldSpec]) -> dict[str, list[FieldSpec]]:
@@ -160,7 +162,9 @@ def _with_weight(table: pa.Table, side: Side, counts: WindowCounts) -> pl.DataFr
         for field in table.schema
         if not pa.types.is_binary(field.type) and not _is_vector(field.type)
     ]
-    seen = counts.of(side).select(pl.col("value").alias(name), "weight")
+    seen = counts.of(side).select(
+        pl.col("value").alias(name), pl.col("weight").alias(_SEEN)
+    )
     return pl.DataFrame(table.select(plain)).join(seen, on=name, how="left")
 
 
@@ -182,7 +186,7 @@ def _fit_vocabulary(
         if field.of == "request":
             parts.append(counts.of(field.key).select("value", "weight"))
             continue
-        rows = weighted[field.of].select("weight", value=field.column)
+        rows = weighted[field.of].select(weight=_SEEN, value=field.column)
         if rows.schema["value"].base_type() == pl.List:
             rows = rows.explode("value")
         parts.append(rows.select(pl.col("value").cast(pl.String), "weight"))
@@ -222,7 +226,10 @@ def _with_scale(
         return field
     # Texts of requests are unit vectors by contract of the text encoders.
     scale = field.size**-0.5
-    if field.of != "request":
+    if field.of == "request" and field.kind == "vector":
+        sums = counts.of(field.key).select("weight", "squares").sum().row(0)
+        scale = float(np.sqrt(sums[1] / sums[0])) if sums[0] else scale
+    elif field.of != "request":
         column = entities[field.of][field.column]
         is_content = field.kind in ("text", "image")
         vectors = (
@@ -240,7 +247,7 @@ def _number_scale(
         sums = counts.of(field.key).select("weight", "total", "squares").sum().row(0)
     else:
         value = pl.col(field.column).cast(pl.Float64)
-        seen = pl.col("weight").fill_null(0.0)
+        seen = pl.col(_SEEN).fill_null(0.0)
         sums = (
             weighted[field.of]
             .filter(value.is_finite())

@@ -17,6 +17,10 @@ DECLARED = [
     FeatureDeclaration(name="hour", of="request", kind="number"),
     FeatureDeclaration(name="creative_id", of="creative", kind="id"),
     FeatureDeclaration(name="title", of="creative", kind="text"),
+    # Names that counting uses for its own sums.
+    FeatureDeclaration(name="weight", of="creative", kind="category"),
+    FeatureDeclaration(name="clicks", of="request", kind="category"),
+    FeatureDeclaration(name="place", of="request", kind="vector", size=2),
 ]
 ENTITIES = {
     "creative": pa.table(
@@ -24,6 +28,7 @@ ENTITIES = {
             "creative_id": ["felt", "wool", "blue"],
             "ad_id": ["hat", "hat", "shoe"],
             "title": ["warm felt", None, "blue shoe"],
+            "weight": ["light", "heavy", "light"],
         }
     ),
     "ad": pa.table({"ad_id": ["hat", "shoe"]}),
@@ -35,11 +40,19 @@ def impression(ts, creative, **more):
     ad = "shoe" if creative == "blue" else "hat"
     row = {"request_id": f"r{ts}", "request_ts": ts, "ad_id": ad, "slot": 0}
     row |= {"creative_id": creative, "is_clicked": False, "device": "phone"}
-    return row | {"hour": 1.0} | more
+    return row | {"hour": 1.0, "clicks": "few", "place": None} | more
 
 
 ROWS = [
-    impression(0, "felt", user_id="ann", is_clicked=True, weight=3.0, hour=4.0),
+    impression(
+        0,
+        "felt",
+        user_id="ann",
+        is_clicked=True,
+        weight=3.0,
+        hour=4.0,
+        place=[600, 800],
+    ),
     impression(1, "wool", user_id="bob", candidate_creative_ids=["wool"]),
     impression(2, "blue", user_id="eve", device="desk", propensity=0.25),
     # After training: what is new here must stay unknown.
@@ -52,7 +65,15 @@ ROWS = [
 def store(ray_local, tmp_path_factory):
     """The shop's log in two files, fitted on moments 0 .. 9."""
     root = tmp_path_factory.mktemp("store")
-    schema = pa.schema([*IMPRESSIONS, ("device", pa.string()), ("hour", pa.float64())])
+    texts = [(name, pa.string()) for name in ("device", "clicks")]
+    schema = pa.schema(
+        [
+            *IMPRESSIONS,
+            *texts,
+            ("hour", pa.float64()),
+            ("place", pa.list_(pa.float32())),
+        ]
+    )
     files = []
     for number, rows in enumerate((ROWS[:2], ROWS[2:])):
         timed = pa.Table.from_pylist(
@@ -95,6 +116,16 @@ def test_counts_are_those_of_training_and_honour_weights(store):
     assert vocabulary.counts.tolist() == [0, 3, 1, 1]
 
 
+def test_a_feature_may_be_called_like_a_sum(store):
+    _, fitted, _ = store
+    weights = fitted.vocabularies["creative.weight"]
+    assert weights.values.to_pylist() == ["light", "heavy"]
+    assert weights.counts.tolist() == [0, 3 + 1, 1]
+    clicks = fitted.vocabularies["request.clicks"]
+    assert clicks.values.to_pylist() == ["few"]
+    assert clicks.counts.tolist() == [0, 3 + 1 + 1]
+
+
 def test_numbers_are_scaled_by_weighted_moments_of_training(store):
     _, fitted, _ = store
     hour = next(f for f in fitted.spec.fields if f.name == "hour")
@@ -102,6 +133,12 @@ def test_numbers_are_scaled_by_weighted_moments_of_training(store):
     assert hour.mean == pytest.approx(mean)
     variance = (3 * 4**2 + 1 + 1) / 5 - mean**2
     assert hour.scale == pytest.approx(variance**0.5)
+
+
+def test_vectors_of_requests_are_scaled_by_their_root_mean_square(store):
+    _, fitted, _ = store
+    place = next(f for f in fitted.spec.fields if f.name == "place")
+    assert place.scale == pytest.approx(((600**2 + 800**2) / 2) ** 0.5)
 
 
 def test_what_training_never_saw_is_unknown(store):
