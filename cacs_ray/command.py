@@ -4,6 +4,8 @@ The last line on standard output is one line of JSON for whoever calls the job;
 everything meant for people goes to standard error.
 """
 
+import contextlib
+import io
 import json
 import logging
 import math
@@ -56,7 +58,7 @@ def run_job(
         The exit code: 0 done, 1 failed, 130 interrupted. An `InputError` is one
         line on standard error; any other exception is printed with its traceback.
     """
-    args = parser.parse_args(argv)
+    args = _parsed(parser, argv)
     _set_up_logging()
     try:
         _refuse_out(getattr(args, "out", None))
@@ -73,6 +75,20 @@ def run_job(
         text = f"{name}: {' '.join(str(error).split())[:500]}"
         return _finish({"status": "error", "error": text}, EXIT_ERROR)
     return _finish({"status": "ok", **result}, EXIT_OK)
+
+
+def _parsed(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
+    """Parse the options; wrong ones get their last line as well, then code 2."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return parser.parse_args(argv)
+    except SystemExit as stop:
+        sys.stderr.write(complaint.getvalue())
+        if stop.code:
+            error = complaint.getvalue().splitlines()[-1]
+            _finish({"status": "error", "error": error}, EXIT_ERROR)
+        raise
 
 
 def _refuse_out(out: str | None) -> None:

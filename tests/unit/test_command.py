@@ -94,7 +94,20 @@ def test_an_out_that_can_be_made_or_filled_is_taken(
     assert run_job(out_option, lambda _: {}, ["--out", out]) == 0
 
 
-def test_a_wrong_option_ends_with_code_2():
+def test_a_wrong_option_ends_with_code_2_and_a_last_line(capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_job(argparse.ArgumentParser(), lambda _: {}, ["--unknown"])
+        run_job(argparse.ArgumentParser(prog="x"), lambda _: {}, ["--unknown"])
     assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("usage: x")
+    assert json.loads(said.out) == {
+        "status": "error",
+        "error": "x: error: unrecognized arguments: --unknown",
+    }
+
+
+def test_help_is_no_error(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_job(argparse.ArgumentParser(prog="x"), lambda _: {}, ["--help"])
+    assert stopped.value.code == 0
+    assert "status" not in capsys.readouterr().out
