@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from cacs_ray.command import run_job
 from cacs_ray.data.feedback import count_clicks, join_feedback, read_table
-from cacs_ray.data.files import atomic_directory, write_table
+from cacs_ray.data.files import atomic_directory, refuse_foreign, write_table
 from cacs_ray.schema import CLICKS, DECISIONS
 
 
 def _join(args: argparse.Namespace) -> dict[str, object]:
+    refuse_foreign(args.out, "part-*.parquet")
     decisions = read_table(args.decisions, DECISIONS)
     clicks = read_table(args.clicks, CLICKS)
     window = {"attribution_window_s": args.window_s}

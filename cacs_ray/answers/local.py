@@ -9,8 +9,8 @@ import pyarrow as pa
 from cacs_ray.answers.prepare import prepare_requests, require_columns
 from cacs_ray.answers.table import DecisionOrigin, decisions_table
 from cacs_ray.bundle import Context, Predictor
-from cacs_ray.data.files import atomic_directory, write_table
-from cacs_ray.data.reading import list_files, read_whole
+from cacs_ray.data.files import atomic_directory, refuse_foreign, write_table
+from cacs_ray.data.reading import joined, list_files, read_whole
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.errors import InputError
@@ -97,15 +97,18 @@ def decide_file(
     Args:
         bundle: directory of the bundle.
         requests: Parquet, CSV or JSON Lines, one row per candidate ad.
-        out: directory to write; made whole or not at all.
+        out: directory to write; made whole or not at all, in place of older
+            decisions.
         settings: policy, slots, exploration.
 
     Returns:
         Counts for the job's last line.
 
     Raises:
-        InputError: an unreadable file or bundle, or no rows at all.
+        InputError: an unreadable file or bundle, no rows at all, or `out` holds
+            something else.
     """
+    refuse_foreign(out, "decisions", "rejects")
     table = read_requests(requests)
     require_columns(table)
     predictor = Predictor.load(bundle)
@@ -113,7 +116,7 @@ def decide_file(
     with atomic_directory(Path(out)) as directory:
         for name in num_rows:
             (directory / name).mkdir()
-        for number, block in enumerate(_blocks(table)):
+        for number, block in enumerate(request_blocks(table)):
             results = decide_requests(predictor, block, settings)
             for name, rows in zip(num_rows, results, strict=True):
                 if rows.num_rows:
@@ -132,7 +135,7 @@ def read_requests(location: str | Path) -> pa.Table:
     tables = [read_whole(file) for file in files]
     if sum(table.num_rows for table in tables) == 0:
         raise InputError("holds no rows", source=str(location), rule="empty")
-    return pa.concat_tables(tables, promote_options="permissive")
+    return joined(tables)
 
 
 def _no_decisions() -> Decisions:
@@ -140,9 +143,11 @@ def _no_decisions() -> Decisions:
     return Decisions(none, floats, floats, floats, floats, none, np.zeros(0, np.int64))
 
 
-def _blocks(table: pa.Table) -> list[pa.Table]:
+def request_blocks(table: pa.Table) -> list[pa.Table]:
     """Cut into blocks that hold whole requests."""
     column = table[Column.REQUEST_ID].combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     ids = column.dictionary_encode(null_encoding="encode")
     order = np.argsort(ids.indices.to_numpy(), kind="stable")
     number = ids.indices.to_numpy()[order]

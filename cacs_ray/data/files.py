@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,27 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     os.rename(partial, target)
     _flush(target.parent)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def refuse_foreign(directory: str | Path, *own: str) -> None:
+    """Refuse to replace a directory that holds what its job does not write.
+
+    Args:
+        directory: need not exist.
+        own: patterns of the names that the job writes into it.
+
+    Raises:
+        InputError: something else is in it, which would be lost.
+    """
+    path = Path(directory)
+    for entry in sorted(path.iterdir()) if path.is_dir() else ():
+        if not any(fnmatch(entry.name, pattern) for pattern in own):
+            raise InputError(
+                f"{entry.name!r} in it would be lost; name a new directory",
+                source=str(path),
+                field="--out",
+                rule="own_out",
+            )
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -118,6 +118,8 @@ def file_schema(file: TableFile) -> pa.Schema:
             schema = _csv_reader(file).schema
         else:
             schema = next(_json_tables(file), pa.table({})).schema
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
         raise _unreadable(file.path, error) from error
     _refuse_repeated(schema, file.path)
@@ -152,17 +154,20 @@ def read_batches(
         for table in tables:
             kept = table.column_names if wanted is None else wanted
             yield table.select([name for name in kept if name in table.column_names])
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise _unreadable(file.path, error) from error
 
 
 def read_whole(file: TableFile) -> pa.Table:
     """Read one small file at once; pieces whose types differ become text."""
     pieces = list(read_batches(file))
-    if not pieces:
-        return file_schema(file).empty_table()
+    return joined(pieces) if pieces else file_schema(file).empty_table()
+
+
+def joined(pieces: Sequence[pa.Table]) -> pa.Table:
+    """Put at least one table below another; if types do not fit, all become text."""
     try:
         return pa.concat_tables(pieces, promote_options="permissive")
     except pa.ArrowException:

@@ -9,6 +9,7 @@ import pytest
 from cacs_ray.data.files import (
     atomic_directory,
     read_json,
+    refuse_foreign,
     sha256_file,
     write_bytes,
     write_json,
@@ -61,6 +62,21 @@ def test_a_new_directory_replaces_all_of_the_old_one(tmp_path):
         (folder / "new").write_text("2")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("held", [[], ["part-0.parquet", "part-1.parquet"]])
+def test_what_a_job_wrote_may_be_replaced(tmp_path, held):
+    for name in held:
+        (tmp_path / name).touch()
+    refuse_foreign(tmp_path, "part-*.parquet", "rejects")
+    refuse_foreign(tmp_path / "absent", "part-*.parquet")
+
+
+def test_what_a_job_did_not_write_is_not_lost(tmp_path):
+    (tmp_path / "part-0.parquet").touch()
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(InputError, match=r"--out: 'thesis' .*\[own_out\]"):
+        refuse_foreign(tmp_path, "part-*.parquet")
 
 
 def test_json_comes_back_and_leaves_nothing_aside(tmp_path):

@@ -193,3 +193,12 @@ def test_vectors_of_one_size_may_be_unknown(tmp_path):
     read = read_whole(one_file(tmp_path / "a.parquet"))
     assert read["row"].to_pylist() == [1, 2, 3]
     assert read["v"].to_pylist() == vectors.to_pylist()
+
+
+@pytest.mark.parametrize("read", [file_schema, read_whole])
+def test_a_broken_rule_is_named_once(tmp_path, read):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a"\n')
+    with pytest.raises(InputError) as caught:
+        read(one_file(tmp_path / "a.jsonl"))
+    assert str(caught.value).count("a.jsonl") == 1
+    assert caught.value.field == "line 2"
