@@ -27,6 +27,13 @@ from cacs_ray.schema import KINDS, SIDES, Column, Kind
 VERSION = 1
 _REQUIRED_TABLES = ("impressions", "creatives", "ads")
 _UNITS = ("s", "ms", "us", "ns", "iso")
+_SHAPES = {
+    "tuple_type": "must be a list",
+    "dict_type": "must hold keys",
+    "model_type": "must hold keys",
+    "string_type": "must be text",
+}
+"""What YAML calls the types that are named by their Python classes."""
 _SIZED_KINDS = ("vector", "category_list")
 _VOCABULARY_KINDS = ("id", "category", "category_list")
 _KNOWN_ONLY_AFTER = (
@@ -83,7 +90,8 @@ class DescriptionCheck:
             return self.fail(
                 f"{given!r} is unknown, {nearest(given, known)}", place, f"known_{name}"
             )
-        return self.fail(f"{first['msg']}, got {given!r}", place, first["type"])
+        wanted = _SHAPES.get(first["type"], first["msg"])
+        return self.fail(f"{wanted}, got {given!r}", place, first["type"])
 
     def tables(self, described: Description) -> None:
         """Check that the tables are known, and the needed ones there."""

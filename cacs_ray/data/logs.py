@@ -357,7 +357,7 @@ def _refuse_bad_log(summary: LogSummary, max_share: float, rejects: Path) -> Non
     if share > max_share or not rows.accepted:
         rule, count = max(rows.rejected_by_rule.items(), key=lambda item: item[1])
         of_entities = {
-            name: sum(counts.rejected_by_rule.values())
+            name: counts.rejected_by_rule
             for name, counts in summary.entities.items()
             if counts.rejected
         }
