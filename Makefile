@@ -23,7 +23,7 @@ export DO_NOT_TRACK := true
 export MPLBACKEND := Agg
 
 .PHONY: help
-help: ## list these commands
+help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) \
 	  | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | expand -t 16
 
@@ -54,14 +54,14 @@ $(CONTENT_INSTALLED): requirements-content.lock $(INSTALLED)
 setup: $(INSTALLED) ## make .venv from requirements.lock
 
 .PHONY: setup-content
-setup-content: $(CONTENT_INSTALLED) ## add the text and image encoders
+setup-content: $(CONTENT_INSTALLED) ## add the encoders of texts and pictures
 
 .PHONY: demo
-demo: setup ## the whole walk with a live service; ARGS=--exit to stop by itself
+demo: setup ## the whole walk, then a live service; ARGS=--exit to stop by itself
 	@$(BIN)/python -m jobs.demo $(ARGS)
 
 .PHONY: walk
-walk: setup ## the walk without a service: simulate, train, evaluate
+walk: setup ## the same without service and MLflow page, in small: simulate, learn, decide
 	$(BIN)/python -m jobs.simulate --recipe smoke --out $(OUT)/walk/market
 	$(BIN)/python -m jobs.cycle --recipe smoke \
 	  --logs $(OUT)/walk/market --out $(OUT)/walk/cycle
@@ -69,25 +69,25 @@ walk: setup ## the walk without a service: simulate, train, evaluate
 	  --requests $(OUT)/walk/market/truth/requests.parquet --out $(OUT)/walk/decisions
 
 .PHONY: serve
-serve: setup ## serve a bundle on 127.0.0.1:8000; BUNDLE=DIR
+serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR
 	@export RAY_AUTH_MODE=token \
 	  RAY_AUTH_TOKEN=$$(python -c 'import secrets; print(secrets.token_hex(32))'); \
-	exec $(BIN)/serve run serve.app:build_app bundle=$(abspath $(BUNDLE))
+	exec $(BIN)/serve run --address local serve.app:build_app bundle=$(abspath $(BUNDLE))
 
 .PHONY: test
-test: setup ## all tests: unit, contracts, Ray, whole turns
+test: setup ## all tests; ARGS="-k name" for some
 	@$(BIN)/python -m pytest -q $(ARGS)
 
 .PHONY: test-unit
-test-unit: setup ## quick tests: no Ray, no network
+test-unit: setup ## the quick ones: no Ray, no network
 	@$(BIN)/python -m pytest -q -m "not ray and not e2e" $(ARGS)
 
 .PHONY: test-ray
-test-ray: setup ## tests that need a local Ray
+test-ray: setup ## those that need a local Ray
 	@$(BIN)/python -m pytest -q -m ray $(ARGS)
 
 .PHONY: e2e
-e2e: setup ## whole turns of the wheel
+e2e: setup ## those that make whole runs
 	@$(BIN)/python -m pytest -q -m e2e $(ARGS)
 
 .PHONY: format

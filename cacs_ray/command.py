@@ -12,9 +12,16 @@ import math
 import os
 import sys
 import traceback
-from argparse import ArgumentParser, Namespace
+from argparse import (
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 
 import numpy as np
 
@@ -35,10 +42,63 @@ _NOISY = (
     "ray.serve",
     "ray.train",
     "ray.tune",
+    "sentence_transformers",
     "sqlalchemy",
     "urllib3",
 )
 """Libraries whose ordinary messages would bury ours."""
+
+
+class _JobHelp(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
+    """Keeps examples as they are written; names defaults where there are any."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def job_parser(doc: str | None, name: str) -> ArgumentParser:
+    """Return a parser whose `--help` is the docstring of the job's file.
+
+    Args:
+        doc: one line that says what the job does; what follows it are examples.
+        name: module of the job, as after `python -m`.
+    """
+    what, _, examples = (doc or "").partition("\n")
+    return ArgumentParser(
+        prog=f"python -m {name}",
+        description=what,
+        epilog=f"examples:\n{indent(examples.strip(), '  ')}",
+        formatter_class=_JobHelp,
+    )
+
+
+def add_path(parser: ArgumentParser, option: str, what: str) -> None:
+    """Add an option that must name a file or directory."""
+    parser.add_argument(option, required=True, metavar="PATH", help=what)
+
+
+def add_changes(parser: ArgumentParser, example: str) -> None:
+    """Add `--set`, which changes fields of a recipe."""
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"fields of the recipe to change, such as {example}",
+    )
+
+
+def add_tracking_uri(parser: ArgumentParser) -> None:
+    """Add `--tracking-uri`, which says where MLflow is."""
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow's server or database; by default $MLFLOW_TRACKING_URI, else "
+        "mlruns/mlflow.db in this directory",
+    )
 
 
 def run_job(

@@ -9,21 +9,32 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacs_ray.command import run_job
+from cacs_ray.command import job_parser, run_job
 from cacs_ray.recipes.config import RECIPES
 from cacs_ray.recipes.demo import DemoOptions, run_demo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, walk, print addresses and figures as one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="out/demo", help="directory of the demo")
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="small")
+    parser = job_parser(__doc__, "jobs.demo")
     parser.add_argument(
-        "--exit", action="store_true", help="stop after the table, for tests"
+        "--out", default="out/demo", metavar="DIR", help="directory of the demo"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0 = any free one")
-    parser.add_argument("--mlflow-port", type=int, default=5000, help="0 = any free")
+    parser.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        default="small",
+        help="size of the market and of the run",
+    )
+    parser.add_argument(
+        "--exit", action="store_true", help="stop after the table instead of waiting"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, help="of the service; 0 for any free one"
+    )
+    parser.add_argument(
+        "--mlflow-port", type=int, default=5000, help="of MLflow; 0 for any free one"
+    )
     return run_job(parser, demo, argv)
 
 

@@ -7,18 +7,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cacs_ray.command import run_job
+from cacs_ray.command import add_path, job_parser, run_job
 from cacs_ray.recipes.evaluate import evaluate_bundle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, evaluate, print where the report is and its headline figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", required=True, help="directory of the bundle")
-    parser.add_argument(
-        "--logs", required=True, help="dataset directory, with its dataset.yaml"
-    )
-    parser.add_argument("--out", required=True, help="directory of the report")
+    parser = job_parser(__doc__, "jobs.evaluate")
+    add_path(parser, "--bundle", "bundle: `bundle/` in the --out of jobs.cycle")
+    add_path(parser, "--logs", "dataset directory, with its dataset.yaml")
+    add_path(parser, "--out", "directory of the report")
     return run_job(parser, evaluate, argv)
 
 

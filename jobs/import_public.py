@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cacs_ray.command import run_job
+from cacs_ray.command import add_path, job_parser, run_job
 from cacs_ray.data.public import import_open_bandit, import_upworthy
 
 
@@ -21,17 +21,17 @@ def _import(args: argparse.Namespace) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Import, and print where the dataset is and what it holds."""
-    parser = argparse.ArgumentParser(
-        description="Write a public data set as a dataset of the log contract."
+    parser = job_parser(__doc__, "jobs.import_public")
+    parser.add_argument(
+        "name", choices=["upworthy", "open_bandit"], help="which data set"
     )
-    parser.add_argument("name", choices=["upworthy", "open_bandit"])
-    parser.add_argument("--src", required=True, help="directory with the public files")
-    parser.add_argument("--out", required=True, help="dataset directory to make")
+    add_path(parser, "--src", "directory with the public files")
+    add_path(parser, "--out", "dataset directory to make")
     parser.add_argument(
         "--campaign",
         choices=["all", "men", "women"],
         default="all",
-        help="of open_bandit (default: all)",
+        help="part of open_bandit",
     )
     return run_job(parser, _import, argv)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cacs_ray.command import run_job
+from cacs_ray.command import add_path, job_parser, run_job
 from cacs_ray.data.feedback import count_clicks, join_feedback, read_table
 from cacs_ray.data.files import atomic_directory, refuse_foreign, write_table
 from cacs_ray.schema import CLICKS, DECISIONS
@@ -38,17 +38,15 @@ def _positive(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Join, and print how many impressions there are and what clicks became."""
-    parser = argparse.ArgumentParser(
-        description="Turn a decision log and its clicks into an impressions table."
-    )
-    parser.add_argument("--decisions", required=True, help="decision log, file or dir")
-    parser.add_argument("--clicks", required=True, help="clicks, file or dir")
-    parser.add_argument("--out", required=True, help="impressions directory to make")
+    parser = job_parser(__doc__, "jobs.join_feedback")
+    add_path(parser, "--decisions", "decision log: a file or a directory")
+    add_path(parser, "--clicks", "clicks: a file or a directory")
+    add_path(parser, "--out", "impressions directory to make")
     parser.add_argument(
         "--window-s",
         type=_positive,
         default=1800.0,
-        help="seconds in which a click counts (default: 1800)",
+        help="seconds in which a click counts",
     )
     return run_job(parser, _join, argv)
 

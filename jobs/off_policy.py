@@ -8,20 +8,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cacs_ray.command import run_job
+from cacs_ray.command import add_path, job_parser, run_job
 from cacs_ray.recipes.off_policy import value_off_policy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, estimate, print the estimates as one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--logs", required=True, help="dataset with true propensities to value from"
-    )
-    parser.add_argument(
-        "--on-policy-logs", required=True, help="dataset logged by the valued policy"
-    )
-    parser.add_argument("--out", required=True, help="directory of the report")
+    parser = job_parser(__doc__, "jobs.off_policy")
+    add_path(parser, "--logs", "dataset with true propensities to value from")
+    add_path(parser, "--on-policy-logs", "dataset logged by the valued policy")
+    add_path(parser, "--out", "directory of the report")
     return run_job(parser, value, argv)
 
 

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from cacs_ray.command import run_job
+from cacs_ray.command import add_path, add_tracking_uri, job_parser, run_job
 from cacs_ray.errors import InputError
 from cacs_ray.manifest import verify_bundle
 from cacs_ray.recipes.promote import promote_bundle, roll_back
@@ -17,18 +17,23 @@ from cacs_ray.registry import model_name
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the verdict; a refused bundle ends with exit code 1."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bundle", required=True, help="directory of the bundle")
+    parser = job_parser(__doc__, "jobs.promote")
+    add_path(parser, "--bundle", "bundle: `bundle/` in the --out of jobs.cycle")
     parser.add_argument(
-        "--logs", help="dataset that champion and challenger are both judged on"
+        "--logs",
+        metavar="DIR",
+        help="dataset on which champion and challenger are both judged anew; by "
+        "default the reports of their cycles are compared",
     )
-    parser.add_argument("--dry-run", action="store_true", help="judge only")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="judge, register nothing"
+    )
     parser.add_argument(
         "--rollback",
         action="store_true",
         help="make the champion before the present one the champion again",
     )
-    parser.add_argument("--tracking-uri", help="MLflow; default mlruns/mlflow.db here")
+    add_tracking_uri(parser)
     return run_job(parser, _promote, argv)
 
 

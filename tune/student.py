@@ -16,7 +16,7 @@ from typing import Any
 from ray import tune
 
 from cacs_ray.cluster import start_ray
-from cacs_ray.command import run_job
+from cacs_ray.command import add_changes, add_tracking_uri, job_parser, run_job
 from cacs_ray.config import parse_changes
 from cacs_ray.data.dataset import read_dataset
 from cacs_ray.data.files import read_json, write_bytes, write_json
@@ -64,24 +64,37 @@ class Trial:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, sweep, print the best values as one line of JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = job_parser(__doc__, "tune.student")
     parser.add_argument("--logs", required=True, help="dataset directory")
     parser.add_argument(
         "--work",
         required=True,
         help="output directory of jobs.cycle; stages missing there are run first",
     )
-    parser.add_argument("--out", required=True, help="the same one resumes a sweep")
-    parser.add_argument("--trials", type=int, default=24, help="runs in all")
-    parser.add_argument("--search", choices=("tpe", "random"), default="tpe")
     parser.add_argument(
-        "--concurrent", type=int, default=0, help="0 = all processors but one"
+        "--out", required=True, help="sweep directory; the same one resumes a sweep"
     )
-    parser.add_argument("--recipe", default="small", help=f"one of {sorted(RECIPES)}")
+    parser.add_argument("--trials", type=int, default=24, help="trials in all")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE"
+        "--search",
+        choices=("tpe", "random"),
+        default="tpe",
+        help="how values are proposed: learning from earlier trials, or not",
     )
-    parser.add_argument("--tracking-uri", help="MLflow; default mlruns/mlflow.db here")
+    parser.add_argument(
+        "--concurrent",
+        type=int,
+        default=0,
+        help="trials at a time; 0 for all processors but one",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        default="small",
+        help="as for jobs.cycle; what the sweep does not search stays as it says",
+    )
+    add_changes(parser, "student.loop.num_epochs=3")
+    add_tracking_uri(parser)
     return run_job(parser, sweep, argv)
 
 
