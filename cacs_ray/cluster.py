@@ -4,7 +4,6 @@ import importlib
 import logging
 import os
 import secrets
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,8 +42,6 @@ def local_environment() -> dict[str, str]:
     if "RAY_AUTH_MODE" not in os.environ:
         wanted["RAY_AUTH_MODE"] = "token"
         wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    if not sys.stderr.isatty():
-        wanted["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     roots = [str(Path(__file__).resolve().parents[1])]
     roots += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     merged = {name: os.environ.get(name, value) for name, value in wanted.items()}
@@ -81,6 +78,7 @@ def start_ray(
     stack = ExitStack()
     if ray.is_initialized():
         return stack
+    _quieten_ray_data()
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
         stack.callback(ray.shutdown)
@@ -125,6 +123,18 @@ def _let_ray_read_its_environment_again() -> None:
 
     ray_constants.ENABLE_RAY_CLUSTER = False
     importlib.import_module("ray._raylet").Config.initialize("")
+
+
+def _quieten_ray_data() -> None:
+    """Keep the warnings of Ray Data, without a line whenever a pipeline starts."""
+    from ray.util.debug import log_once
+
+    # Ray Data sets its own level when it is imported, which is later.
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It would warn once that its progress bars are off, which is as we want it.
+    log_once("ray_data_progress_manager_disabled")
 
 
 def _object_store_bytes() -> int:

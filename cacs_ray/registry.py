@@ -36,6 +36,11 @@ _EXPERIMENT = "releases"
 _DIGEST_TAG = "manifest_sha256"
 _REPORT = "report.json"
 _MAX_TAG = 4000
+_ABOUT = (
+    "Bundles that serve: selector, ranker, features and calibration in one directory. "
+    f"`{CHAMPION}` is what serving shall use, `{CHALLENGER}` the newest, `{PREVIOUS}` "
+    "the champion before."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,8 @@ class Registry:
             known = self._version_with(digest)
             if known is None:
                 own = {"bundle_id": bundle_id, _DIGEST_TAG: digest}
-                known = self._store(root, run_id, {**tags, **own})
+                origin = _lineage(manifest)
+                known = self._store(root, run_id, {**origin, **tags, **own})
                 if report is not None:
                     self._client.log_artifact(known.run_id, str(report))
             self._client.set_registered_model_alias(
@@ -108,6 +114,11 @@ class Registry:
                 self._client.set_model_version_tag(
                     self.model, version, name, value[:_MAX_TAG]
                 )
+
+    def describe(self, version: str, note: str) -> None:
+        """Say in Markdown what a version is, for who looks at its page."""
+        with self._reachable():
+            self._client.update_model_version(self.model, version, note)
 
     def promote(self, version: str) -> None:
         """Make a version the champion; the old one becomes `previous`."""
@@ -198,7 +209,7 @@ class Registry:
         client.log_artifacts(run_id, str(root), "bundle")
         source = f"{client.get_run(run_id).info.artifact_uri}/bundle"
         if not client.search_registered_models(f"name = '{self.model}'"):
-            client.create_registered_model(self.model)
+            client.create_registered_model(self.model, description=_ABOUT)
         return client.create_model_version(
             self.model, source, run_id=run_id, tags=dict(tags)
         )
@@ -258,6 +269,12 @@ def model_name(manifest: Mapping[str, Any]) -> str:
     dataset = str(manifest.get("lineage", {}).get("dataset", ""))
     slug = re.sub(r"[^\w.-]+", "-", dataset)
     return f"{DEFAULT_MODEL}-{slug}" if slug else DEFAULT_MODEL
+
+
+def _lineage(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return a bundle's origin as tags."""
+    lineage = manifest.get("lineage", {})
+    return {name: str(value)[:_MAX_TAG] for name, value in lineage.items()}
 
 
 def _release(version: "ModelVersion") -> Release:

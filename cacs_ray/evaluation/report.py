@@ -71,6 +71,16 @@ def write_report(report: Report, path: str | Path) -> None:
     write_bytes(path, render_report(report).encode())
 
 
+def write_figures(report: Report, directory: Path) -> None:
+    """Write the plots of a report as files of their own, for who keeps them apart."""
+    directory.mkdir(parents=True, exist_ok=True)
+    plots = _plots(plain_report(report))
+    curves = plots.pop("curves")
+    named = plots | {f"training_{stage}": plot for stage, plot in curves.items()}
+    for name, plot in named.items():
+        write_bytes(directory / f"{name}.svg", str(plot).encode())
+
+
 def _plots(report: Report) -> dict[str, Any]:
     """Draw every plot that the report has figures for."""
     plots: dict[str, Any] = {}

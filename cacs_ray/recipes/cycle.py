@@ -4,7 +4,6 @@ validate, features, teacher, soft labels, student, ranker, bundle, evaluate: eac
 stage is one method, and what it made is one directory.
 """
 
-import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,27 +26,44 @@ from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import REJECTS, VALIDATED, ValidatedLog, validate_log
 from cacs_ray.data.splits import Windows, split_windows
-from cacs_ray.errors import InputError
 from cacs_ray.features.fit import TrainingWindow, fit_features
 from cacs_ray.features.store import open_encoded, open_fitted, write_store
-from cacs_ray.manifest import read_manifest
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.content import DatasetContent, require_encoders
+from cacs_ray.recipes.progress import training_progress
+from cacs_ray.recipes.record import (
+    by_group,
+    kept_figures,
+    record_outcome,
+    record_start,
+    run_key,
+)
 from cacs_ray.recipes.report import report_cycle
 from cacs_ray.recipes.score import calibrate
 from cacs_ray.recipes.stages import Stages
-from cacs_ray.registry import Registry, model_name
 from cacs_ray.schema import Column, Side
 from cacs_ray.tracking.client import NullTracker, Run, Tracker
-from cacs_ray.training.ranker import train_ranker
+from cacs_ray.training.ranker import ServingRankerConfig, train_ranker
 from cacs_ray.training.soft_labels import write_soft_labels
 from cacs_ray.training.stage import Launch, StageInput, TrainResult
-from cacs_ray.training.student import SoftLabelFiles, train_student
-from cacs_ray.training.teacher import train_teacher
+from cacs_ray.training.student import SoftLabelFiles, StudentConfig, train_student
+from cacs_ray.training.teacher import TeacherConfig, train_teacher
 
-log = logging.getLogger(__name__)
+STAGES: Mapping[str, str] = {
+    "validate": "check every row of the log",
+    "features": "fit features on the training window, encode all windows",
+    "teacher": "train the ranker with all features",
+    "soft_labels": "let the teacher score every creative of every logged list",
+    "student": "train the selector from clicks and soft labels",
+    "ranker": "train the serving ranker on the selector's creative vectors",
+    "bundle": "calibrate, and put together what serving needs",
+    "evaluate": "judge the bundle on the test window, register it",
+}
+"""What each stage does, in order."""
+
+LAST_STAGE = "evaluate"
 
 
 def run_cycle(
@@ -55,6 +71,8 @@ def run_cycle(
     out: str | Path,
     config: CycleConfig,
     *,
+    recipe: str = "own",
+    until: str = LAST_STAGE,
     tracking_uri: str | None = None,
 ) -> dict[str, Any]:
     """Run every stage that is not done yet, from logs to a bundle and its report.
@@ -64,10 +82,13 @@ def run_cycle(
         out: the run's directory; `bundle/`, `report.json`, `report.html` and
             `rejects/` are for the user, `work/` is for resuming.
         config: every number of the run.
+        recipe: what `config` is called, for people.
+        until: the last stage to run, a name in `STAGES`.
         tracking_uri: MLflow; None for `MLFLOW_TRACKING_URI` or `mlruns/` here.
 
     Returns:
-        Where things are and the headline figures, for the job's last line.
+        Where things are and, after the last stage, the headline figures, for the
+        job's last line.
 
     Raises:
         InputError: the dataset, its log or the configuration breaks a rule. A
@@ -77,42 +98,25 @@ def run_cycle(
     dataset = read_dataset(logs)
     require_encoders(dataset, config.features)
     root = Path(out).absolute()
-    name = dataset.root.name or "dataset"
+    spool = root / "work" / "tracking"
+    name = f"cycle {recipe}: {root.parent.name}/{root.name}"
+    tags = {"stage": "cycle", "recipe": recipe}
     cycle = Cycle(dataset, root, config)
     with start_ray():
         # First of all, so that a log that is refused leaves no run and no spool.
         cycle.validate()
+        key = run_key(root / "work", dataset.root, config)
         with (
-            Tracker.open(tracking_uri, name, root / "work" / "tracking") as tracker,
-            tracker.run(f"cycle {root.name}", tags={"stage": "cycle"}) as run,
+            Tracker.open(tracking_uri, dataset.root.name or "dataset", spool) as own,
+            own.run(name, tags=tags, key=key) as run,
         ):
-            run.params(config.model_dump())
+            record_start(run, config)
             cycle.report_to(run)
-            headline = cycle.run_all()
-            run.tags({"bundle_id": headline["bundle_id"]})
-            for file in ("report.html", "report.json"):
-                run.artifact(root / file)
-            registered = register(root / "bundle", tracker, run)
-    return {"out": str(root), **headline, **registered}
-
-
-def register(bundle: Path, tracker: Tracker, run: Run) -> dict[str, str]:
-    """Register a bundle as the challenger; a registry that is away is only said."""
-    try:
-        manifest = read_manifest(bundle)
-        release = Registry(tracker.uri, model_name(manifest)).register(
-            bundle,
-            report=bundle.parent / "report.json",
-            run_id=tracker.mlflow_run_id(run),
-        )
-    except InputError as error:
-        log.warning(
-            "not registered: %s; later: python -m jobs.promote --bundle %s",
-            error,
-            bundle,
-        )
-        return {}
-    return {"model_version": release.version}
+            cycle.run_until(until)
+            reached = {"stage": until, "directory": str(cycle.directory(until))}
+            if until != LAST_STAGE:
+                return {"out": str(root), **reached}
+            return {"out": str(root), **reached, **record_outcome(cycle, own)}
 
 
 class Cycle:
@@ -138,7 +142,8 @@ class Cycle:
             )
         self.dataset, self.out, self.config = dataset, out, config
         self.work = out / "work"
-        self.stages = Stages(self.work, NullTracker().start_run("cycle"))
+        self.run = NullTracker().start_run("cycle")
+        self.stages = Stages(self.work, self.run, STAGES)
         self.content = DatasetContent(self.work / "content", dataset.root)
 
     def report_to(self, run: Run) -> None:
@@ -147,22 +152,38 @@ class Cycle:
         Args:
             run: the parent run.
         """
-        self.stages.run = run
+        self.run = self.stages.run = run
         source = self.dataset.root
         run.dataset(source.name, source=str(source), digest=self.digest)
         counts = self.stages.summaries["validate"]
         run.metrics({f"data/{name}": counts[name] for name in ("read", "accepted")})
 
-    def run_all(self) -> dict[str, Any]:
-        """Run the stages after `validate`; return the headline figures."""
-        self.encode()
-        self.train_teacher()
-        self.write_soft_labels()
-        self.train_student()
-        self.train_ranker()
-        bundle_id = self.make_bundle()
-        report = report_cycle(self)
-        return {"bundle": str(self.out / "bundle"), "bundle_id": bundle_id, **report}
+    def run_until(self, last: str) -> None:
+        """Run the stages up to and including one; those that are done are reused."""
+        steps: Mapping[str, Callable[[], None]] = {
+            "validate": self.validate,
+            "features": self.encode,
+            "teacher": self.train_teacher,
+            "soft_labels": self.write_soft_labels,
+            "student": self.train_student,
+            "ranker": self.train_ranker,
+            "bundle": self.make_bundle,
+            "evaluate": self.evaluate,
+        }
+        for name in STAGES:
+            if name not in self.stages.summaries:
+                steps[name]()
+            if name == last:
+                return
+
+    def directory(self, stage: str) -> Path:
+        """Return where to look for what a stage made."""
+        for_the_user = {
+            "validate": self.out / "validated",
+            "bundle": self.out / "bundle",
+            "evaluate": self.out,
+        }
+        return for_the_user.get(stage, self.work / stage)
 
     @cached_property
     def digest(self) -> str:
@@ -245,7 +266,7 @@ class Cycle:
         """Stage 1: the ranker with all features."""
         self._train(
             "teacher",
-            self.config.teacher.model_dump(),
+            self.config.teacher,
             lambda launch: train_teacher(self.inputs, self.config.teacher, launch),
             after=("features",),
         )
@@ -276,7 +297,7 @@ class Cycle:
         """Stage 3: the selector, from clicks and soft labels."""
         self._train(
             "student",
-            self.config.student.model_dump(),
+            self.config.student,
             lambda launch: train_student(
                 self.inputs, self.config.student, self.soft_labels, launch
             ),
@@ -287,7 +308,7 @@ class Cycle:
         """Stage 4: the serving ranker, fed with the selector's vectors."""
         self._train(
             "ranker",
-            self.config.ranker.model_dump(),
+            self.config.ranker,
             lambda launch: train_ranker(
                 self.inputs,
                 self.config.ranker,
@@ -301,35 +322,42 @@ class Cycle:
     def _train(
         self,
         name: str,
-        made_from: Mapping[str, Any],
+        config: TeacherConfig | StudentConfig | ServingRankerConfig,
         train: Callable[[Launch], TrainResult],
         *,
         after: tuple[str, ...],
     ) -> None:
         checkpoints = self.work / "checkpoints" / name
+        made_from, loop = config.model_dump(), config.loop
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
-            def tell(step: int, metrics: dict[str, float]) -> None:
-                run.metrics(metrics, step=step)
+            num_rows = self.stages.summaries["features"]["train"]
+            with training_progress(
+                name, loop.num_epochs, num_rows, loop.batch_size
+            ) as show:
 
-            run.params(made_from)
-            launch = Launch(
-                out_dir=directory,
-                num_workers=self.config.training.num_workers,
-                on_metrics=tell,
-                checkpoint_dir=checkpoints,
-                cpus_per_worker=self.config.training.cpus_per_worker,
-            )
-            result = train(launch)
+                def tell(step: int, metrics: dict[str, float]) -> None:
+                    run.metrics(by_group(metrics), step=step)
+                    show(step, metrics)
+
+                run.params(made_from)
+                launch = Launch(
+                    out_dir=directory,
+                    num_workers=self.config.training.num_workers,
+                    on_metrics=tell,
+                    checkpoint_dir=checkpoints,
+                    cpus_per_worker=self.config.training.cpus_per_worker,
+                )
+                result = train(launch)
             # Scratch of Ray Train; what counts was written by the stage itself.
             shutil.rmtree(directory / "ray_train", ignore_errors=True)
-            return {**result.metrics, "rows_per_second": result.rows_per_second}
+            return kept_figures(result)
 
         self.stages.stage(name, made_from, body, after=after)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
-    def make_bundle(self) -> str:
-        """Put together what serving needs; calibrate the ranker; return the id."""
+    def make_bundle(self) -> None:
+        """Put together what serving needs; calibrate the ranker."""
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
             parts = self._parts()
@@ -356,7 +384,10 @@ class Cycle:
             after=("ranker",),
             leaves=(self.out / "bundle" / "manifest.json",),
         )
-        return str(self.stages.summaries["bundle"]["bundle_id"])
+
+    def evaluate(self) -> None:
+        """Open the bundle as serving does, and judge it."""
+        report_cycle(self)
 
     def _parts(self) -> BundleParts:
         """Collect what a bundle holds; nothing is calibrated yet."""

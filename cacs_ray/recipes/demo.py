@@ -22,7 +22,7 @@ from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
 from cacs_ray.recipes.config import run_config
 from cacs_ray.recipes.cycle import run_cycle
 from cacs_ray.recipes.promote import promote_bundle
-from cacs_ray.recipes.shown import show_answer, show_policies, show_step
+from cacs_ray.recipes.shown import show_answer, show_end, show_policies, show_step
 from cacs_ray.schema import Column
 from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import market_recipe
@@ -69,9 +69,10 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     config = run_config(options.recipe).override(
         {"features.text_encoder": "hashed-ngrams"}
     )
-    cycle = run_cycle(market, options.out / "cycle", config, tracking_uri=uri)
+    out = options.out / "cycle"
+    cycle = run_cycle(market, out, config, recipe=options.recipe, tracking_uri=uri)
     show_step(3, "The gate compares it with the champion", "MLflow registry")
-    verdict = promote_bundle(options.out / "cycle" / "bundle", tracking_uri=uri)
+    verdict = promote_bundle(out / "bundle", tracking_uri=uri)
     show_step(4, "MLflow and the service start", "loopback only")
     with (
         mlflow_server(
@@ -81,29 +82,27 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     ):
         show_step(5, f"{NUM_REQUESTS} requests over HTTP", "the day after the log")
         asked = send_requests(service_url, market)
-        report = read_json(options.out / "cycle" / "report.json")
+        report = read_json(out / "report.json")
         show_policies(report)
         show_answer(asked.last_request, asked.last_answer, titles_of(market))
         addresses = {
             "service": service_url,
             "docs": f"{service_url}/docs",
             "mlflow": f"{mlflow_url}/#/models?workflowType=machine_learning",
-            "report": (options.out / "cycle" / "report.html").as_uri(),
+            "report": (out / "report.html").as_uri(),
         }
-        for name, address in addresses.items():
-            log.info("%-8s %s", name, address)
         seconds = round(time.monotonic() - started, 1)
-        log.info("%d s from the first line to here", seconds)
+        show_end(addresses, seconds, stays=not options.exits)
         if not options.exits:
-            log.info("everything stays up until Ctrl-C")
             wait_for_interrupt()
+    played = report["truth"]["next_day"]
     return {
         "out": str(options.out),
         **addresses,
         "seconds": seconds,
         "is_promoted": verdict["is_promoted"],
         "requests": asked.figures(),
-        "policies": report["truth"]["next_day"],
+        "true_ctr": {name: one["true_ctr"]["value"] for name, one in played.items()},
     }
 
 
@@ -145,7 +144,10 @@ def serve_graph(out: Path, bundle: str, port: int) -> Iterator[str]:
     root = str(_SERVE_CONFIG.parents[1])
     with (out / "serve.log").open("wb") as stream:
         process = subprocess.Popen(
-            [_script("serve"), "run", "--app-dir", root, str(out / "serve.yaml")],
+            [
+                *[_script("serve"), "run", "--address", "local"],
+                *["--app-dir", root, str(out / "serve.yaml")],
+            ],
             stdout=stream,
             stderr=stream,
             stdin=subprocess.DEVNULL,

@@ -61,9 +61,7 @@ def promote_bundle(
         return result
     tags = {"gate": "passed" if verdict["passed"] else "refused"}
     report = root.parent / "report.json"
-    release = registry.register(
-        root, report=report if report.is_file() else None, tags=_lineage(manifest)
-    )
+    release = registry.register(root, report=report if report.is_file() else None)
     registry.tag(release.version, {**tags, "gate_reason": verdict["reason"]})
     if verdict["passed"]:
         registry.promote(release.version)
@@ -105,12 +103,6 @@ def _reports(
         return challenger, None
     evaluate_bundle(registry.fetch(rival, work / "bundles"), logs, work / "champion")
     return challenger, read_json(work / "champion" / "report.json")
-
-
-def _lineage(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return a bundle's origin as tags."""
-    lineage = manifest.get("lineage", {})
-    return {name: str(value)[:500] for name, value in lineage.items()}
 
 
 def _tell(verdict: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from cacs_ray.data.files import write_json
 from cacs_ray.data.logs import ValidatedLog
 from cacs_ray.evaluation.offline import EvaluationSettings, evaluate
 from cacs_ray.evaluation.policies import available_policies, policy_probabilities
-from cacs_ray.evaluation.report import plain_report, write_report
+from cacs_ray.evaluation.report import plain_report, write_figures, write_report
 from cacs_ray.evaluation.scored_log import ScoredLog
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def report_cycle(cycle: "Cycle") -> dict[str, Any]:
-    """Evaluate a cycle's bundle; write report.json and report.html.
+def report_cycle(cycle: "Cycle") -> None:
+    """Evaluate a cycle's bundle; write report.json, report.html and the figures.
 
-    Returns:
-        The headline figures.
+    The headline figures become the summary of the stage `evaluate`.
     """
 
-    def body(_: Path, run: Run) -> dict[str, Any]:
+    def body(directory: Path, run: Run) -> dict[str, Any]:
         predictor = Predictor.load(cycle.out / "bundle")
         test = open_encoded(cycle.work / "features", "test")
         judged = Judged(cycle.dataset, cycle.validated, cycle.windows.test)
@@ -51,8 +50,10 @@ def report_cycle(cycle: "Cycle") -> dict[str, Any]:
             **judge(predictor, test, judged, cycle.config.evaluation),
         }
         plain = keep_report(report, cycle.out)
-        run.metrics(_headline_metrics(plain))
-        return headline(plain)
+        write_figures(plain, directory / "figures")
+        figures = headline(plain)
+        run.metrics(headline_metrics(figures))
+        return figures
 
     made_from = {"evaluation": cycle.config.evaluation.model_dump()}
     cycle.stages.stage(
@@ -62,9 +63,6 @@ def report_cycle(cycle: "Cycle") -> dict[str, Any]:
         after=("bundle",),
         leaves=(cycle.out / "report.json", cycle.out / "report.html"),
     )
-    summary = dict(cycle.stages.summaries["evaluate"])
-    summary.pop("seconds")
-    return {"report": str(cycle.out / "report.html"), **summary}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +138,11 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def _headline_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+def headline_metrics(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return headline figures as metrics of a run."""
     return {
         f"test/{name}": float(value)
-        for name, value in headline(report).items()
+        for name, value in figures.items()
         if isinstance(value, int | float)
     }
 

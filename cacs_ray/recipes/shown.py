@@ -1,35 +1,53 @@
 """What people see in the terminal: steps, the table of policies, one answer."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 _POLICIES = ("random", "popular", "post_rank", "parallel", "cacs", "teacher")
 _MICROS = 1e6
+_FILE_WIDTH = 120
+_WIDE = 104
+"""From this width on a value and its interval stand on one line."""
 
 
-def _console() -> Console:
-    # Standard output belongs to the last line of JSON.
-    return Console(stderr=True, highlight=False)
+def console() -> Console:
+    """Return the console for people; standard output belongs to the line of JSON."""
+    shown = Console(stderr=True, highlight=False)
+    # A file or a pipe has no width of its own; 80 would squeeze every table.
+    if not shown.is_terminal and "COLUMNS" not in os.environ:
+        shown.width = _FILE_WIDTH
+    return shown
+
+
+def figure(value: float) -> str:
+    """Say a number as people read it: four digits, no powers of ten.
+
+    >>> [figure(value) for value in (64063.2, 38.307, 0.18431, 0.0000552, 12)]
+    ['64,063', '38.31', '0.1843', '0.0001', '12']
+    """
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.4f}"
 
 
 def show_step(number: int, what: str, how: str) -> None:
     """Say which step begins."""
-    _console().print(f"\n[bold cyan]{number}. {what}[/]  [dim]{how}[/]")
+    console().print(f"\n[bold cyan]{number}. {what}[/]  [dim]{how}[/]")
 
 
 def show_policies(report: Mapping[str, Any]) -> None:
     """Print the policies with their offline estimate and their true worth."""
-    table = Table(
-        title="Policies on a day that no model has seen (95 % intervals)",
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("policy", style="bold")
+    shown = console()
+    gap = " " if shown.width >= _WIDE else "\n"
+    table = _table("Policies on a day that no model has seen (95 % intervals)")
+    table.add_column("policy", style="bold", no_wrap=True)
     for name in ("sCTR %", "true CTR %", "true RPM", "normalised gain"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     truth = report["truth"]
     for policy in _POLICIES:
         played = truth["next_day"][policy]
@@ -37,51 +55,53 @@ def show_policies(report: Mapping[str, Any]) -> None:
         gain = truth["choice_gain"].get(policy)
         table.add_row(
             policy,
-            _interval(offline["sctr"], 100, 2),
-            _interval(played["true_ctr"], 100, 3),
-            _interval(played["rpm_micros"], 1 / _MICROS, 2),
-            _interval(gain["all"], 1, 3) if gain else _same_choice(policy),
+            _interval(offline["sctr"], 100, 2, gap),
+            _interval(played["true_ctr"], 100, 2, gap),
+            _interval(played["rpm_micros"], 1 / _MICROS, 2, gap),
+            _interval(gain["all"], 1, 3, gap) if gain else _same_choice(policy),
+            style="cyan" if policy == "cacs" else None,
         )
-    console = _console()
-    console.print()
-    console.print(table)
-    console.print(
-        "[dim]sCTR: clicks / impressions of logged impressions whose creative the "
-        "policy would choose.\ntrue CTR, RPM: the next day played through the auction "
-        "with the market's own click probabilities; RPM is revenue per 1,000 "
-        "impressions.\nnormalised gain: 0 = random creative, 1 = best creative for "
-        "each user. post_rank and parallel choose the same creatives as cacs.[/]\n"
+    shown.print()
+    shown.print(table)
+    shown.print(
+        "[dim]sCTR  clicks / impressions of logged impressions whose creative the "
+        "policy would choose\ntrue CTR, RPM  the next day played through the auction "
+        "with the market's own click probabilities;\n               RPM is revenue "
+        "per 1,000 impressions\nnormalised gain  0 = random creative, 1 = best "
+        "creative for each user; post_rank and parallel choose as cacs[/]\n"
     )
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
 
 
 def _same_choice(policy: str) -> str:
     return "0" if policy == "random" else "as cacs"
 
 
-def _interval(figure: Mapping[str, float | None], scale: float, digits: int) -> str:
-    parts = [figure[name] for name in ("value", "low", "high")]
+def _interval(
+    one: Mapping[str, float | None], scale: float, digits: int, gap: str
+) -> str:
+    parts = [one[name] for name in ("value", "low", "high")]
     if any(part is None for part in parts):
         return "-"
     value, low, high = (f"{scale * float(part or 0):.{digits}f}" for part in parts)
-    return f"{value} [{low}, {high}]"
+    return f"{value}{gap}[{low}, {high}]"
 
 
 def show_answer(
     request: Mapping[str, Any], answer: Mapping[str, Any], titles: Mapping[str, str]
 ) -> None:
     """Print one answer of the service in readable form."""
-    table = Table(
-        title=(
-            f"Request {request['request_id']} of user {request['user_id']}: "
-            f"{len(request['candidates'])} candidate ads, release {answer['release']}"
-        ),
-        title_justify="left",
-        title_style="bold",
+    table = _table(
+        f"Request {request['request_id']} of user {request['user_id']}: "
+        f"{len(request['candidates'])} candidate ads, release {answer['release']}"
     )
     for name in ("slot", "ad", "creative", "title"):
-        table.add_column(name)
-    for name in ("pCTR %", "eCPM", "price per click", "propensity"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("pCTR %", "eCPM", "price", "propensity"):
+        table.add_column(name, justify="right", no_wrap=True)
     for placed in answer["placements"]:
         table.add_row(
             str(placed["slot"]),
@@ -93,4 +113,15 @@ def show_answer(
             f"{placed['price_micros'] / _MICROS:.3f}",
             f"{placed['propensity']:.3f}",
         )
-    _console().print(table)
+    console().print(table)
+
+
+def show_end(addresses: Mapping[str, str], seconds: float, *, stays: bool) -> None:
+    """Print where things are, apart from all that came before."""
+    shown = console()
+    shown.rule(f"[bold green]Done in {seconds:,.0f} s", align="left", style="green")
+    for name, address in addresses.items():
+        # Addresses stay whole on narrow screens, to be clicked or copied.
+        shown.print(f"  [bold]{name:<9}[/] {address}", soft_wrap=True)
+    if stays:
+        shown.print("\n  The service and MLflow stay up until Ctrl-C.")

@@ -15,7 +15,8 @@ from typing import Any
 
 from cacs_ray import __version__
 from cacs_ray.data.files import atomic_directory, read_json
-from cacs_ray.tracking.client import Run
+from cacs_ray.recipes.shown import figure
+from cacs_ray.tracking.client import NOTE_TAG, Run
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,12 @@ class Stages:
     Args:
         work: where the stages' directories stand.
         run: the parent run; each executed stage becomes a child of it.
+        notes: what each stage does, in words, for who looks at its run.
     """
 
     work: Path
     run: Run
+    notes: Mapping[str, str] = field(default_factory=dict)
     summaries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """Figures by stage, seconds included."""
     _keys: dict[str, str] = field(default_factory=dict)
@@ -80,7 +83,11 @@ class Stages:
             return directory
         log.info("%-11s ...", name)
         started = time.monotonic()
-        with self.run.child(name) as child, atomic_directory(directory) as partial:
+        tags = {"stage": name, NOTE_TAG: self.notes.get(name, "")}
+        with (
+            self.run.child(name, tags) as child,
+            atomic_directory(directory) as partial,
+        ):
             summary = dict(body(partial, child))
             summary["seconds"] = round(time.monotonic() - started, 2)
             child.metrics({"time/stage_seconds": summary["seconds"]}, step=0)
@@ -92,10 +99,12 @@ class Stages:
 
 
 def _in_short(summary: Mapping[str, Any]) -> str:
-    """Say a stage's figures on one line."""
+    """Say a stage's figures on one line; what was fitted to is not told again."""
     parts = [
-        f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value:,}"
+        f"{name.removeprefix('validation/')} {figure(value)}"
         for name, value in summary.items()
-        if isinstance(value, int | float) and name != "seconds"
+        if isinstance(value, int | float)
+        and name != "seconds"
+        and not name.startswith("train/")
     ]
     return "  ".join([f"{summary['seconds']:.1f} s", *parts])

@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
+NOTE_TAG = "mlflow.note.content"
+"""Tag that MLflow shows as the description of a run, in Markdown."""
+
 _MAX_PARAM, _MAX_TAG, _MAX_KEY = 500, 5000, 250
 
 

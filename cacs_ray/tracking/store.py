@@ -39,6 +39,11 @@ ENVIRONMENT = {
 }
 """Switches of every process that uses MLflow: no calls home, no noise, no waiting."""
 
+_ABOUT = (
+    "One run a cycle or sweep; open it (+) for its stages or trials. The outcome is in "
+    "its description, all figures in `report.html` among its artifacts."
+)
+
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 """Answers that the same request would get again."""
 
@@ -213,7 +218,10 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
         home = Path(uri.removeprefix("sqlite:///")).resolve().parent
         slug = re.sub(r"[^\w.-]+", "-", name)
         location = (home / "artifacts" / slug).as_uri()
-    tags = {"mlflow.experimentKind": "custom_model_development"}
+    tags = {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": _ABOUT,
+    }
     try:
         return str(client.create_experiment(name, location, tags))
     except exceptions.MlflowException:

@@ -12,8 +12,10 @@ from cacs_ray.answers.prepare import prepare_requests
 from cacs_ray.bundle import Predictor
 from cacs_ray.data.logs import ValidatedLog
 from cacs_ray.features.store import open_encoded
+from cacs_ray.recipes.cycle import STAGES
 from cacs_ray.recipes.score import log_context
 from cacs_ray.schema import DECISIONS, POLICIES
+from cacs_ray.tracking.store import open_client
 from jobs import cycle, decide, evaluate, simulate
 
 NUM_ROWS = 200
@@ -123,6 +125,28 @@ def test_started_again_nothing_is_done_twice(walk, capsys, caplog):
     after = json.loads((walk / "run" / "work" / "teacher" / "stage.json").read_text())
     assert after == before
     assert last_line(capsys)["status"] == "ok"
+
+
+def test_a_stage_can_be_asked_for_by_itself(walk, capsys):
+    assert cycle.main([*cycle_arguments(walk), "--until", "features"]) == 0
+    line = last_line(capsys)
+    assert (line["status"], line["stage"]) == ("ok", "features")
+    assert line["directory"] == str(walk / "run" / "work" / "features")
+
+
+def test_a_directory_has_one_run_in_mlflow_with_a_child_for_each_stage(walk):
+    # However often it was started: the tests above resumed it.
+    assert cycle.main(cycle_arguments(walk)) == 0
+    client = open_client(f"sqlite:///{walk}/mlflow.db")
+    experiment = client.get_experiment_by_name("market")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert {r.data.tags["mlflow.parentRunId"] for r in runs if r is not parent} == {
+        parent.info.run_id
+    }
+    stages = [r.data.tags["stage"] for r in runs if r is not parent]
+    assert sorted(stages) == sorted(STAGES)
+    assert "lift of cacs over random" in parent.data.tags["mlflow.note.content"].lower()
 
 
 @pytest.mark.parametrize("policy", POLICIES)

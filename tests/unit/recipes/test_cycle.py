@@ -1,6 +1,7 @@
-"""What a cycle promises before it learns anything."""
+"""What a cycle promises before it learns, and of its stages as a whole."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,12 +11,24 @@ from cacs_ray.data.dataset import FeatureDeclaration, write_dataset
 from cacs_ray.errors import InputError
 from cacs_ray.recipes import cycle
 from cacs_ray.recipes.config import smoke
+from cacs_ray.recipes.cycle import LAST_STAGE, STAGES, Cycle
 
 CREATIVE = FeatureDeclaration(name="creative_id", of="creative", kind="id")
 DEVICE = FeatureDeclaration(name="device", of="request", kind="category")
 COLUMNS = (
     *("request_id", "request_ts", "ad_id", "creative_id", "slot", "is_clicked"),
     "device",
+)
+
+METHODS = (
+    "validate",
+    "encode",
+    "train_teacher",
+    "write_soft_labels",
+    "train_student",
+    "train_ranker",
+    "make_bundle",
+    "evaluate",
 )
 
 
@@ -73,3 +86,35 @@ def test_something_must_tell_creatives_apart(tmp_path, features):
     with pytest.raises(InputError, match=r"features: .*\[creative_feature\]"):
         cycle.run_cycle(logs, tmp_path / "out", smoke())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The methods of stages in the order of their calls."""
+    calls = []
+    for name in METHODS:
+        monkeypatch.setattr(Cycle, name, lambda _, name=name: calls.append(name))
+    return calls
+
+
+def bare_cycle(*done):
+    """A cycle without a dataset, some of whose stages were run just now."""
+    made = object.__new__(Cycle)
+    made.stages = SimpleNamespace(summaries=dict.fromkeys(done))
+    return made
+
+
+def test_a_stage_that_was_run_just_now_is_not_run_again(called):
+    bare_cycle("validate").run_until("features")
+    assert called == ["encode"]
+
+
+def test_stages_run_in_order_up_to_the_named_one(called):
+    bare_cycle().run_until("soft_labels")
+    assert called == ["validate", "encode", "train_teacher", "write_soft_labels"]
+
+
+def test_the_last_stage_means_all_of_them(called):
+    bare_cycle().run_until(LAST_STAGE)
+    assert tuple(called) == METHODS
+    assert len(STAGES) == len(METHODS)

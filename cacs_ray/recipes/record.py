@@ -1,0 +1,140 @@
+"""What a cycle leaves in MLflow: one parent run, and its bundle in the registry."""
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cacs_ray.data.files import read_json, write_json
+from cacs_ray.errors import InputError
+from cacs_ray.manifest import read_manifest
+from cacs_ray.recipes.config import CycleConfig
+from cacs_ray.recipes.report import headline_metrics
+from cacs_ray.registry import Registry, model_name
+from cacs_ray.tracking.client import NOTE_TAG, Run, Tracker
+from cacs_ray.training.stage import TrainResult
+
+if TYPE_CHECKING:
+    from cacs_ray.recipes.cycle import Cycle
+
+log = logging.getLogger(__name__)
+
+_NOTED = ("random", "popular", "cacs", "teacher")
+
+
+def run_key(work: Path, dataset: Path, config: CycleConfig) -> str:
+    """Return what names a run for as long as its directory and settings last.
+
+    Stages that are run one by one thus become children of one parent; another
+    configuration, whose parameters would contradict, begins a new parent.
+    """
+    text = f"{dataset.absolute()} {config.model_dump_json()}"
+    settings = hashlib.sha256(text.encode()).hexdigest()[:32]
+    file = work / "run.json"
+    if file.is_file() and (kept := read_json(file))["settings"] == settings:
+        return str(kept["key"])
+    key = uuid.uuid4().hex
+    write_json(file, {"key": key, "settings": settings})
+    return key
+
+
+def record_start(run: Run, config: CycleConfig) -> None:
+    """Log every number of a run before it begins."""
+    run.params(config.model_dump())
+
+
+def record_outcome(cycle: "Cycle", tracker: Tracker) -> dict[str, Any]:
+    """Log a finished cycle to its parent run and register its bundle.
+
+    Returns:
+        Where bundle and report are, and the headline figures.
+    """
+    run, summaries = cycle.run, cycle.stages.summaries
+    figures = dict(summaries["evaluate"])
+    figures.pop("seconds")
+    bundle_id = str(summaries["bundle"]["bundle_id"])
+    note = outcome_note(read_json(cycle.out / "report.json"))
+    run.tags({"bundle_id": bundle_id, NOTE_TAG: note})
+    run.metrics(headline_metrics(figures))
+    for file in ("report.html", "report.json"):
+        run.artifact(cycle.out / file)
+    run.artifact(cycle.work / "evaluate" / "figures", "figures")
+    return {
+        "bundle": str(cycle.out / "bundle"),
+        "bundle_id": bundle_id,
+        "report": str(cycle.out / "report.html"),
+        **figures,
+        **_register(cycle.out / "bundle", tracker, run, note),
+    }
+
+
+def outcome_note(report: Mapping[str, Any]) -> str:
+    """Say in Markdown what came out, for the pages of run and model version."""
+    lift = report["policies"]["cacs"]["lift_over_random"]["snips"]
+    truth = report.get("truth", {}).get("next_day", {})
+    lines = [
+        f"**Lift of cacs over random: {_figure(lift, 1, 1)} %** (SNIPS, with "
+        f"{100 * report['level']:.0f} % interval), on {report['impressions']:,.0f} "
+        f"test impressions of `{report['dataset']}`.",
+        "",
+        "| policy | sCTR % | SNIPS % |" + (" true CTR % |" if truth else ""),
+        "|---|---|---|" + ("---|" if truth else ""),
+    ]
+    for policy in _NOTED:
+        one = report["policies"].get(policy)
+        if one is None:
+            continue
+        cells = [policy, _figure(one["sctr"], 100, 2), _figure(one["snips"], 100, 2)]
+        if truth:
+            is_played = policy in truth
+            cells.append(
+                _figure(truth[policy]["true_ctr"], 100, 2) if is_played else "-"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "All figures: `report.html` among the artifacts."]
+    return "\n".join(lines)
+
+
+def by_group(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Give metrics without a group one: MLflow draws a section for each."""
+    return {n if "/" in n else f"time/{n}": value for n, value in metrics.items()}
+
+
+def kept_figures(result: TrainResult) -> dict[str, float]:
+    """Return a training stage's figures; its kept epoch is counted from 1."""
+    metrics = dict(result.metrics)
+    epoch = metrics.pop("epoch", None)
+    kept = {} if epoch is None else {"kept_epoch": int(epoch) + 1}
+    return {**kept, **metrics, "rows_per_second": result.rows_per_second}
+
+
+def _figure(one: Mapping[str, float | None], scale: float, digits: int) -> str:
+    value, low, high = (one[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    text = f"{scale * value:.{digits}f}"
+    if low is None or high is None:
+        return text
+    return f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def _register(bundle: Path, tracker: Tracker, run: Run, note: str) -> dict[str, str]:
+    """Register a bundle as the challenger; a registry that is away is only said."""
+    try:
+        registry = Registry(tracker.uri, model_name(read_manifest(bundle)))
+        release = registry.register(
+            bundle,
+            report=bundle.parent / "report.json",
+            run_id=tracker.mlflow_run_id(run),
+        )
+        registry.describe(release.version, note)
+    except InputError as error:
+        log.warning(
+            "not registered: %s; later: python -m jobs.promote --bundle %s",
+            error,
+            bundle,
+        )
+        return {}
+    return {"model_version": release.version}

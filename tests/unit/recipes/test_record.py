@@ -1,0 +1,58 @@
+"""What a run says of itself, and when it is the same run."""
+
+from pathlib import Path
+
+from cacs_ray.recipes.config import smoke
+from cacs_ray.recipes.record import by_group, kept_figures, outcome_note, run_key
+from cacs_ray.training.stage import TrainResult
+
+LOGS = Path("/logs")
+
+
+def interval(value):
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path):
+    assert run_key(tmp_path, LOGS, smoke()) == run_key(tmp_path, LOGS, smoke())
+
+
+def test_other_settings_other_logs_or_another_directory_are_another_run(tmp_path):
+    changed = smoke().override({"teacher.loop.num_epochs": 1})
+    keys = {
+        run_key(tmp_path / "first", LOGS, smoke()),
+        run_key(tmp_path / "second", LOGS, smoke()),
+        run_key(tmp_path / "second", LOGS, changed),
+        run_key(tmp_path / "second", Path("/other"), changed),
+    }
+    assert len(keys) == 4
+
+
+def test_the_note_has_a_row_for_each_policy_that_was_judged():
+    policy = {
+        "sctr": interval(0.05),
+        "snips": interval(0.06),
+        "lift_over_random": {"snips": interval(20.0)},
+    }
+    report = {
+        "policies": {"random": policy, "cacs": policy},
+        "truth": {"next_day": {"cacs": {"true_ctr": interval(0.07)}}},
+        "level": 0.95,
+        "impressions": 1000.0,
+        "dataset": "market",
+    }
+    rows = [line for line in outcome_note(report).splitlines() if line[:2] == "| "]
+    assert rows[1:] == [
+        "| random | 5.00 [4.00, 6.00] | 6.00 [5.00, 7.00] | - |",
+        "| cacs | 5.00 [4.00, 6.00] | 6.00 [5.00, 7.00] | 7.00 [6.00, 8.00] |",
+    ]
+
+
+def test_metrics_without_a_group_get_one():
+    metrics = {"train/loss": 0.5, "rows_per_second": 9.0}
+    assert by_group(metrics) == {"train/loss": 0.5, "time/rows_per_second": 9.0}
+
+
+def test_the_kept_epoch_is_counted_from_one():
+    result = TrainResult(Path(), {"epoch": 0.0, "train/loss": 0.5}, 3, 100.0)
+    assert kept_figures(result)["kept_epoch"] == 1
