@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 from fastapi import FastAPI
 from pydantic import Field
 from ray import serve
@@ -21,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cacs_ray.config import Config
 from cacs_ray.decision.cascade import DecisionSettings
+from cacs_ray.errors import InputError
 from cacs_ray.schema import PolicyName
 from serve.decision_log import DecisionLog
 from serve.gateway import Gateway
@@ -102,10 +104,14 @@ def build_app(args: AppArgs) -> Application:
     """Return the graph for one bundle.
 
     Raises:
-        InputError: the bundle is not one, or is damaged.
+        ClickException: the bundle is not one, or is damaged.
     """
     bundle = Path(args.bundle).resolve()
-    load_release(bundle)
+    try:
+        load_release(bundle)
+    except InputError as error:
+        # The program `serve` prints this kind alone on one line, without a trace.
+        raise click.ClickException(str(error)) from None
     kept = {"bundle": str(bundle)}
     if args.decision_log is not None:
         kept["decision_log"] = str(Path(args.decision_log).resolve())

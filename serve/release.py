@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cacs_ray.data.files import read_json, sha256_file
+from cacs_ray.data.files import sha256_file
 from cacs_ray.errors import InputError
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.kept import read_catalogue
 from cacs_ray.features.spec import FeatureSpec, FieldSpec
+from cacs_ray.manifest import read_manifest
 from cacs_ray.schema import REQUESTS, Column
 from serve.api import AskedCandidate, DecideRequest
 
@@ -119,7 +120,7 @@ def load_release(bundle: str | Path) -> Release:
             written; the file is named.
     """
     root = Path(bundle)
-    manifest = read_json(root / "manifest.json")
+    manifest = read_manifest(root)
     for name in _GATEWAY_FILES:
         entry = manifest["files"].get(name)
         if entry is None or sha256_file(root / name) != entry["sha256"]:

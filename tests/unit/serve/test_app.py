@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from pydantic import ValidationError
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
-from cacs_ray.errors import InputError
 from serve.app import AppArgs, build_app, compose
 
 CONFIG = Path(__file__).parents[3] / "serve" / "config.yaml"
@@ -33,7 +33,7 @@ def test_stages_are_deployments_of_their_own_unless_fused(fused, names):
 
 
 def test_a_directory_that_is_no_bundle_is_refused_before_anything_starts(tmp_path):
-    with pytest.raises(InputError, match=r"manifest\.json"):
+    with pytest.raises(click.ClickException, match=r"not a bundle"):
         build_app(AppArgs(bundle=str(tmp_path)))
 
 
