@@ -27,13 +27,13 @@ from torch import Tensor
 from cacs_ray.data.files import atomic_directory, read_json
 from cacs_ray.errors import InputError
 from cacs_ray.features.batch import (
-    FeatureArrays,
     FeatureTensors,
     as_index,
     creative_features,
     take_rows,
 )
 from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.features.context import Context, Entities
 from cacs_ray.features.encode import (
     ContentEncoder,
     encode_rows,
@@ -59,42 +59,6 @@ from cacs_ray.models.selector import Selector, catalogue_vectors
 from cacs_ray.schema import Column, Side
 
 _BLOCK = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class Entities:
-    """Encoded entity tables; row 0 of each is blank."""
-
-    users: FeatureArrays
-    ads: FeatureArrays
-    creatives: FeatureArrays
-    user_index: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Candidate ads of some requests, encoded.
-
-    R requests, A candidate ads; user and request fields have R rows, ad fields A.
-    """
-
-    request: FeatureTensors
-    ad: FeatureTensors
-    request_index: Tensor
-    """int64 [A]"""
-    ad_row: np.ndarray
-    """int [A]: row of each ad in the catalogue, 0 = unknown."""
-
-    def joined(self, rows: slice) -> FeatureTensors:
-        """user.*, request.* and ad.* fields of some ads, one row per ad."""
-        index = self.request_index[rows]
-        return {
-            **{key: values[index] for key, values in self.request.items()},
-            **{key: values[rows] for key, values in self.ad.items()},
-        }
-
-    def __len__(self) -> int:
-        return len(self.request_index)
 
 
 @dataclass(frozen=True)
@@ -254,12 +218,10 @@ class Predictor:
         )
         return scores.numpy()
 
-    @torch.inference_mode()
     def teacher_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
         """Score every creative of every list with the teacher: float32 [A, C]."""
         return self._rank(self.teacher, context, lists)
 
-    @torch.inference_mode()
     def ranker_logits(
         self, context: Context, lists: np.ndarray, slot: np.ndarray | None = None
     ) -> np.ndarray:
@@ -310,6 +272,7 @@ class Predictor:
         number = np.bincount(ad_row[1:], minlength=len(sums)).clip(min=1)
         return sums / as_index(number).unsqueeze(-1)
 
+    @torch.inference_mode()
     def _rank(
         self,
         model: Ranker,
@@ -341,6 +304,7 @@ class Predictor:
             return np.zeros(lists.shape, np.float32)
         return np.concatenate(scores)
 
+    @torch.inference_mode()
     def _creative_parts(self, model: Ranker, creative_rows: np.ndarray) -> Tensor:
         """Return a ranker's part of catalogue rows, [K, W]; zero for row 0."""
         return model.encode_creatives(

@@ -8,12 +8,13 @@ import pyarrow as pa
 
 from cacs_ray.answers.prepare import prepare_requests, require_columns
 from cacs_ray.answers.table import DecisionOrigin, decisions_table
-from cacs_ray.bundle import Context, Predictor
+from cacs_ray.bundle import Predictor
 from cacs_ray.data.files import atomic_directory, refuse_foreign, write_table
 from cacs_ray.data.reading import joined, list_files, read_whole
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.errors import InputError
+from cacs_ray.features.context import Context
 from cacs_ray.schema import Column
 
 # Candidate rows scored at once: enough to be fast, little enough to stay small.

@@ -17,7 +17,6 @@ import pyarrow as pa
 from cacs_ray import __version__
 from cacs_ray.bundle import (
     BundleParts,
-    Entities,
     Predictor,
     creative_vectors,
     write_bundle,
@@ -26,6 +25,8 @@ from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import REJECTS, VALIDATED, ValidatedLog, validate_log
 from cacs_ray.data.splits import Windows, split_windows
+from cacs_ray.errors import InputError
+from cacs_ray.features.context import Entities
 from cacs_ray.features.fit import TrainingWindow, fit_features
 from cacs_ray.features.store import open_encoded, open_fitted, write_store
 from cacs_ray.models.calibration import Calibration

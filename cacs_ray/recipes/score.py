@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from cacs_ray.bundle import Context, Predictor
+from cacs_ray.bundle import Predictor
 from cacs_ray.evaluation.scored_log import ScoredLog
 from cacs_ray.features.batch import EncodedLog, as_index
+from cacs_ray.features.context import Context
 from cacs_ray.models.calibration import Calibration, fit_calibration
 
 _BLOCK = 16_384
