@@ -126,24 +126,57 @@ def calibration_plot(ranker: Branch) -> str:
 
 
 def curves_plot(stage: str, records: Sequence[Branch]) -> str:
-    """Draw each metric of a training stage over its steps, on its own axis."""
-    names = sorted({name for record in records for name in record} - {"step"})[:12]
-    columns = min(3, max(1, len(names)))
-    rows = -(-len(names) // columns) or 1
+    """Draw what a training stage reported over its steps, a panel for each quantity.
+
+    Single batches are pale; means over an epoch are dots, of training rows and, to
+    compare with, of validation rows.
+    """
+    names = _quantities(records)
+    columns, rows = 3, -(-len(names) // 3) or 1
     with mpl.rc_context({**_STYLE, "font.size": 8, "svg.hashsalt": stage}):
-        figure = Figure(figsize=(2.5 * columns, 1.7 * rows), layout="constrained")
+        figure = Figure(figsize=(3.2 * columns, 2.1 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, name in zip(grid.flat, names, strict=False):
-            known = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-            steps, values = zip(*known, strict=True) if known else ((), ())
-            marker = "o" if len(known) == 1 else ""
-            axes.plot(steps, values, color="#1f5fa8", linewidth=1.2, marker=marker)
-            axes.set_title(name, loc="left", fontsize=8)
-            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
+            _draw_quantity(axes, name, records)
         for axes in grid.flat[len(names) :]:
             axes.set_visible(False)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=3)
         return _svg(figure)
+
+
+def _quantities(records: Sequence[Branch]) -> list[str]:
+    """Return what was reported as `train/` or `validation/`; a lone part is its sum."""
+    names = {name.partition("/")[2] for one in records for name in one if "/" in name}
+    if len(names) == 2:
+        names.discard("loss")
+    return sorted(names)[:12]
+
+
+def _draw_quantity(axes: Axes, name: str, records: Sequence[Branch]) -> None:
+    """Draw the batches, epochs and validations of one quantity."""
+    by_epoch = [one for one in records if "rows_per_second" in one]
+    by_batch = [one for one in records if "rows_per_second" not in one]
+    for chosen, key, label, colour, marker in (
+        (by_batch, f"train/{name}", "training, batch", "#c3cfdb", ""),
+        (by_epoch, f"train/{name}", "training, epoch", "#1f5fa8", "o"),
+        (by_epoch, f"validation/{name}", "validation, epoch", "#b0413e", "o"),
+    ):
+        known = [(r["step"], r[key]) for r in chosen if r.get(key) is not None]
+        if known:
+            steps, values = zip(*known, strict=True)
+            axes.plot(
+                *(steps, values),
+                color=colour,
+                linewidth=1.2,
+                marker=marker,
+                markersize=3.5,
+                label=label,
+            )
+    axes.set_title(name, loc="left", fontsize=8.5)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def _draw_interval(

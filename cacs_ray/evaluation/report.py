@@ -25,6 +25,7 @@ Report = Mapping[str, Any]
 
 _NONE: Final = "\N{EN DASH}"
 _THIN: Final = "\N{NARROW NO-BREAK SPACE}"
+_STAGES: Final = ("teacher", "student", "ranker")
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
@@ -58,10 +59,15 @@ def render_report(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        number=_number, percent=_percent, count=_count, moment=_moment, money=_money
+        number=_number,
+        percent=_percent,
+        count=_count,
+        moment=_moment,
+        money=_money,
+        short=_short,
     )
     page: str = environment.get_template("report.html").render(
-        report=plain, buckets=BUCKETS, plots=_plots(plain)
+        report=plain, buckets=BUCKETS, order=tuple(figures.COLOURS), plots=_plots(plain)
     )
     return page
 
@@ -86,7 +92,8 @@ def _plots(report: Report) -> dict[str, Any]:
     plots: dict[str, Any] = {}
     policies = report.get("policies", {})
     if policies:
-        others = {name: one for name, one in policies.items() if name != "random"}
+        names = [name for name in figures.COLOURS if name in policies]
+        others = {name: policies[name] for name in names if name != "random"}
         plots["lift"] = Markup(
             figures.forest_plot(
                 [
@@ -111,14 +118,14 @@ def _plots(report: Report) -> dict[str, Any]:
         plots["calibration"] = Markup(figures.calibration_plot(report["ranker"]))
     plots["curves"] = {
         stage: Markup(figures.curves_plot(stage, records))
-        for stage, records in report.get("curves", {}).items()
-        if records
+        for stage in _STAGES
+        if (records := report.get("curves", {}).get(stage))
     }
     gain = report.get("truth", {}).get("choice_gain", {})
     if gain:
         plots["gain"] = Markup(
             figures.forest_plot(
-                [(name, one["all"]) for name, one in gain.items()],
+                [(name, gain[name]["all"]) for name in figures.COLOURS if name in gain],
                 "normalised gain: 0 = random choice, 1 = oracle",
             )
         )
@@ -126,7 +133,15 @@ def _plots(report: Report) -> dict[str, Any]:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return _NONE if value is None else f"{value:.{digits}f}"
+    # Adding zero takes the sign from a rounded minus zero.
+    return _NONE if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _short(value: object) -> str:
+    """Format any value of a stage: whole numbers whole, others with four digits."""
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
+        return _count(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

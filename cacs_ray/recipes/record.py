@@ -98,8 +98,20 @@ def outcome_note(report: Mapping[str, Any]) -> str:
 
 
 def by_group(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Give metrics without a group one: MLflow draws a section for each."""
-    return {n if "/" in n else f"time/{n}": value for n, value in metrics.items()}
+    """Name metrics by section of a chart page; see `_group` for what is renamed."""
+    is_epoch = "rows_per_second" in metrics
+    return {_group(name, is_epoch=is_epoch): value for name, value in metrics.items()}
+
+
+def _group(name: str, *, is_epoch: bool) -> str:
+    """Return a metric's name in MLflow.
+
+    The mean of an epoch stands apart from single batches, whose curve it would
+    break; what has no group yet is a time.
+    """
+    if "/" not in name:
+        return f"time/{name}"
+    return name.replace("train/", "train_epoch/") if is_epoch else name
 
 
 def kept_figures(result: TrainResult) -> dict[str, float]:

@@ -121,7 +121,8 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     for policy in ("random", "popular", "cacs", "teacher"):
         if policy in report["policies"]:
             figures[f"sctr_{policy}"] = report["policies"][policy]["sctr"]["value"]
-    lift = report["policies"]["cacs"]["lift_over_random"]["sctr"]
+    lifts = report["policies"]["cacs"]["lift_over_random"]
+    lift = lifts["sctr"]
     figures["lift_percent"] = lift["value"]
     figures["lift_interval"] = [lift["low"], lift["high"]]
     if "with_choice" in report["policies"]["cacs"]:
@@ -130,6 +131,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
         figures["choice_share"] = choice["share"]
         figures["lift_with_choice_percent"] = lift["value"]
         figures["lift_with_choice_interval"] = [lift["low"], lift["high"]]
+    figures["lift_snips_percent"] = lifts["snips"]["value"]
     if "ranker" in report:
         figures["auc"] = report["ranker"]["all"].get("auc")
     for policy, gain in report.get("truth", {}).get("choice_gain", {}).items():

@@ -48,9 +48,14 @@ def test_the_note_has_a_row_for_each_policy_that_was_judged():
     ]
 
 
-def test_metrics_without_a_group_get_one():
-    metrics = {"train/loss": 0.5, "rows_per_second": 9.0}
-    assert by_group(metrics) == {"train/loss": 0.5, "time/rows_per_second": 9.0}
+def test_means_of_epochs_are_no_points_on_the_curve_of_batches():
+    assert by_group({"train/loss": 0.5}) == {"train/loss": 0.5}
+    epoch = {"train/loss": 0.4, "validation/loss": 0.6, "rows_per_second": 9.0}
+    assert by_group(epoch) == {
+        "train_epoch/loss": 0.4,
+        "validation/loss": 0.6,
+        "time/rows_per_second": 9.0,
+    }
 
 
 def test_the_kept_epoch_is_counted_from_one():
