@@ -10,6 +10,8 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding
 code,pre,textarea{font:13px/1.4 ui-monospace,monospace}
 pre{background:#f5f5f5;padding:.8rem;overflow:auto}
 textarea{width:100%;height:15rem;box-sizing:border-box}
+pre:empty{display:none}
+button{font:inherit;padding:.2rem 1rem}
 td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}
 """
 
@@ -28,10 +30,17 @@ document.getElementById("send").onclick = async () => {
 """
 
 
-def docs_page(openapi: Mapping[str, Any]) -> str:
-    """Return the service's description as one self-contained HTML page."""
+def docs_page(
+    openapi: Mapping[str, Any], release: str, example: Mapping[str, Any]
+) -> str:
+    """Return the service's description as one self-contained HTML page.
+
+    Args:
+        openapi: the description for programs.
+        release: the bundle that answers now.
+        example: a request that this release can answer, to start from.
+    """
     schemas = openapi["components"]["schemas"]
-    example = schemas["DecideRequest"]["examples"][0]
     routes = "".join(
         f"<tr><td><code>{method.upper()} {html.escape(path)}</code></td>"
         f"<td>{html.escape(str(operation.get('description', '')))}</td></tr>"
@@ -47,9 +56,11 @@ def docs_page(openapi: Mapping[str, Any]) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         f"<style>{_STYLE}</style><h1>{title}</h1>"
+        f"<p>Release <code>{html.escape(release)}</code></p>"
         f"<table>{routes}</table>"
         "<p>The whole description: <a href=openapi.json>openapi.json</a></p>"
         "<h2>Try <code>POST /v1/decide</code></h2>"
+        "<p>These ads are of this release; the answer says why for each candidate.</p>"
         f"<textarea id=body>{html.escape(json.dumps(example, indent=2))}</textarea>"
         "<p><button id=send>Send</button></p><pre id=answer></pre>"
         f"<h2>Schemas</h2>{models}<script>{_SCRIPT}</script></html>"

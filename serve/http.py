@@ -1,6 +1,7 @@
 """The routes: HTTP in, HTTP out; all that they decide is which status to answer."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request, Response
@@ -52,7 +53,7 @@ def create_http(gateway: Gateway) -> FastAPI:
     )
     _add_decide(http, gateway)
     _add_operations(http, gateway)
-    _add_documents(http)
+    _add_documents(http, gateway)
     http.add_exception_handler(RefusalError, _refuse)
     http.add_exception_handler(RequestValidationError, _refuse_parameters)
     http.add_middleware(CountStatus, metrics=gateway.metrics)
@@ -119,7 +120,7 @@ def _add_operations(http: FastAPI, gateway: Gateway) -> None:
         return Response(gateway.metrics.page(), media_type="text/plain; version=0.0.4")
 
 
-def _add_documents(http: FastAPI) -> None:
+def _add_documents(http: FastAPI, gateway: Gateway) -> None:
     def described() -> dict[str, Any]:
         if http.openapi_schema is None:
             schema = get_openapi(
@@ -138,7 +139,11 @@ def _add_documents(http: FastAPI) -> None:
 
     @http.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(described()))
+        release = gateway.release
+        example = release.golden_request(datetime.now(UTC)).model_dump(
+            mode="json", exclude_defaults=True
+        )
+        return HTMLResponse(docs_page(described(), release.bundle_id, example))
 
     @http.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:

@@ -1,5 +1,6 @@
 """What HTTP promises: strict bodies, clear refusals, never a crash."""
 
+import html
 import json
 
 import pytest
@@ -228,3 +229,14 @@ def test_the_docs_page_loads_nothing_from_elsewhere(make_service):
     assert "/v1/decide" in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_the_docs_page_starts_from_a_request_that_can_be_answered(make_service):
+    service = make_service()
+    page = service.send(None, path="/docs", method="GET").text
+    example = page.partition("<textarea id=body>")[2].partition("</textarea>")[0]
+
+    answer = service.send(json.loads(html.unescape(example))).json()
+
+    assert answer["rejected"] == []
+    assert answer["placements"]

@@ -11,6 +11,7 @@ from cacs_ray.data.files import sha256_file
 from cacs_ray.errors import InputError
 from cacs_ray.features.kept import write_catalogue
 from cacs_ray.features.spec import FeatureSpec
+from cacs_ray.manifest import FORMAT
 from serve.release import load_release, microseconds
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -26,6 +27,7 @@ def bundle(tmp_path, release):
     (tmp_path / "manifest.json").write_text(
         json.dumps(
             {
+                "format": FORMAT,
                 "bundle_id": "r1",
                 "files": {
                     path.relative_to(tmp_path).as_posix(): {"sha256": sha256_file(path)}
