@@ -126,7 +126,8 @@ def run_job(
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return _finish({"status": "error", "error": str(error)}, EXIT_ERROR)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
+        # Ray turns SIGTERM, with which it stops a submitted job, into the latter.
         sys.stderr.write("interrupted\n")
         return _finish({"status": "error", "error": "interrupted"}, EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the outermost frame of a job

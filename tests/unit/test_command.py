@@ -54,9 +54,10 @@ def test_a_bug_shows_its_traceback_and_still_ends_with_json(capsys):
     assert line == {"status": "error", "error": "KeyError: 'missing'"}
 
 
-def test_an_interrupted_job_says_so(capsys):
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit(15)])
+def test_an_interrupted_or_stopped_job_says_so(capsys, stop):
     def body(_):
-        raise KeyboardInterrupt
+        raise stop
 
     code, line, _ = end_of(capsys, body)
     assert (code, line["status"]) == (130, "error")
