@@ -18,7 +18,8 @@ from cacs_ray.command import (
 )
 from cacs_ray.config import parse_changes
 from cacs_ray.recipes.config import RECIPES, run_config
-from cacs_ray.recipes.cycle import LAST_STAGE, STAGES, run_cycle
+from cacs_ray.recipes.cycle import run_cycle
+from cacs_ray.recipes.stages import LAST_STAGE, STAGES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,13 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cycle(args: argparse.Namespace) -> dict[str, object]:
     """Run the cycle that the options describe."""
     config = run_config(args.recipe).override(parse_changes(args.set))
+    names = {"recipe": args.recipe, "until": args.until}
     return run_cycle(
-        args.logs,
-        args.out,
-        config,
-        recipe=args.recipe,
-        until=args.until,
-        tracking_uri=args.tracking_uri,
+        args.logs, args.out, config, **names, tracking_uri=args.tracking_uri
     )
 
 

@@ -19,7 +19,7 @@ from cacs_ray.features.spec import FeatureSpec, FieldSpec, VocabularySpec
 from cacs_ray.models.adaptive_dropout import GateConfig
 from cacs_ray.models.ranker import RankerConfig
 from cacs_ray.models.selector import SelectorConfig
-from cacs_ray.training.loop import LoopConfig
+from cacs_ray.training.optimizer import LoopConfig
 
 NUM_STYLES = 4
 NUM_USERS, NUM_ADS, PER_AD = 60, 12, 4

@@ -16,7 +16,7 @@ from cacs_ray.features.fit import FeatureConfig
 from cacs_ray.models.adaptive_dropout import GateConfig
 from cacs_ray.models.ranker import RankerConfig
 from cacs_ray.models.selector import SelectorConfig
-from cacs_ray.training.loop import LoopConfig
+from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.ranker import ServingRankerConfig
 from cacs_ray.training.student import StudentConfig
 from cacs_ray.training.teacher import TeacherConfig

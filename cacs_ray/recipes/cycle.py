@@ -43,7 +43,7 @@ from cacs_ray.recipes.record import (
 )
 from cacs_ray.recipes.report import report_cycle
 from cacs_ray.recipes.score import calibrate
-from cacs_ray.recipes.stages import Stages
+from cacs_ray.recipes.stages import LAST_STAGE, STAGES, Stages
 from cacs_ray.schema import Column, Side
 from cacs_ray.tracking.client import NullTracker, Run, Tracker
 from cacs_ray.training.ranker import ServingRankerConfig, train_ranker
@@ -51,20 +51,6 @@ from cacs_ray.training.soft_labels import write_soft_labels
 from cacs_ray.training.stage import Launch, StageInput, TrainResult
 from cacs_ray.training.student import SoftLabelFiles, StudentConfig, train_student
 from cacs_ray.training.teacher import TeacherConfig, train_teacher
-
-STAGES: Mapping[str, str] = {
-    "validate": "check every row of the log",
-    "features": "fit features on the training window, encode all windows",
-    "teacher": "train the ranker with all features",
-    "soft_labels": "let the teacher score every creative of every logged list",
-    "student": "train the selector from clicks and soft labels",
-    "ranker": "train the serving ranker on the selector's creative vectors",
-    "bundle": "calibrate, and put together what serving needs",
-    "evaluate": "judge the bundle on the test window, register it",
-}
-"""What each stage does, in order."""
-
-LAST_STAGE = "evaluate"
 
 
 def run_cycle(
@@ -333,6 +319,7 @@ class Cycle:
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
             num_rows = self.stages.summaries["features"]["train"]
+            num_rows *= loop.num_passes(num_rows)
             with training_progress(
                 name, loop.num_epochs, num_rows, loop.batch_size
             ) as show:
@@ -378,13 +365,8 @@ class Cycle:
             }
 
         made_from = {"config": self.config.model_dump(mode="json")}
-        self.stages.stage(
-            "bundle",
-            made_from,
-            body,
-            after=("ranker",),
-            leaves=(self.out / "bundle" / "manifest.json",),
-        )
+        leaves = (self.out / "bundle" / "manifest.json",)
+        self.stages.stage("bundle", made_from, body, after=("ranker",), leaves=leaves)
 
     def evaluate(self) -> None:
         """Open the bundle as serving does, and judge it."""

@@ -20,6 +20,20 @@ from cacs_ray.tracking.client import NOTE_TAG, Run
 
 log = logging.getLogger(__name__)
 
+STAGES: Mapping[str, str] = {
+    "validate": "check every row of the log",
+    "features": "fit features on the training window, encode all windows",
+    "teacher": "train the ranker with all features",
+    "soft_labels": "let the teacher score every creative of every logged list",
+    "student": "train the selector from clicks and soft labels",
+    "ranker": "train the serving ranker on the selector's creative vectors",
+    "bundle": "calibrate, and put together what serving needs",
+    "evaluate": "judge the bundle on the test window, register it",
+}
+"""What each stage does, in order."""
+
+LAST_STAGE = "evaluate"
+
 StageBody = Callable[[Path, Run], Mapping[str, Any]]
 """Fills a directory, logs to a run, returns figures for `stage.json`."""
 

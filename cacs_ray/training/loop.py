@@ -12,14 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from cacs_ray.config import Config
 from cacs_ray.features.batch import Batch, EncodedLog, ListsWanted
 from cacs_ray.training.checkpoint import (
     CheckpointStore,
@@ -27,38 +24,8 @@ from cacs_ray.training.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from cacs_ray.training.optimizer import LoopConfig, learning_rate_factor, make_optimizer
 from cacs_ray.training.reporter import Reporter
-
-
-class LoopConfig(Config):
-    """How long and how fast to learn."""
-
-    num_epochs: int = Field(ge=0)
-    """Rounds of learning and judging at most; each passes over all rows once, or
-    more often where they are few."""
-    batch_size: int = Field(gt=0)
-    """Rows per step, all workers together."""
-    min_steps_per_epoch: int = Field(ge=1)
-    """A small log is passed over again within an epoch until it has this many."""
-    learning_rate: float = Field(gt=0)
-    embedding_learning_rate: float = Field(gt=0)
-    """Of embedding tables, whose rows are seen less often."""
-    precision: float = Field(ge=0)
-    """1 / variance of the Gaussian prior on every weight but embeddings."""
-    embedding_precision: float = Field(ge=0)
-    """The same for embeddings: what a rare value learns is held near zero."""
-    schedule: Literal["constant", "cosine"]
-    """Learning rate after the warm-up; cosine falls to a twentieth."""
-    num_warmup_steps: int = Field(ge=0)
-    """Steps over which the learning rate rises."""
-    patience: int = Field(ge=0)
-    """Epochs without a better validation loss before stopping; 0 never stops."""
-    seed: int = Field(ge=0)
-    num_threads: int = Field(gt=0)
-    """Threads of one worker."""
-    report_every_steps: int = Field(gt=0)
-    checkpoint_every_steps: int = Field(ge=0)
-    """Beside the end of each epoch; 0 = only there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +134,9 @@ class _Run:
         self.parameters = {
             name: p for name, p in step.named_parameters() if p.requires_grad
         }
-        self.optimizer = _optimizer(step, config, len(train))
-        self.steps_per_pass = math.ceil(len(train) / config.batch_size)
-        self.num_passes = math.ceil(config.min_steps_per_epoch / self.steps_per_pass)
-        self.steps_per_epoch = self.steps_per_pass * self.num_passes
+        self.optimizer = make_optimizer(step, config, len(train))
+        self.steps_per_pass = config.steps_per_pass(len(train))
+        self.steps_per_epoch = self.steps_per_pass * config.num_passes(len(train))
         self.progress = Progress(is_finished=config.num_epochs == 0)
         self.best: dict[str, Tensor] = {}
         self.best_metrics: dict[str, float] = {}
@@ -325,50 +291,6 @@ class _Run:
 
     def _rows_per_second(self) -> float:
         return self.num_rows_trained / self.seconds if self.seconds else 0.0
-
-
-def learning_rate_factor(step: int, config: LoopConfig, num_steps: int) -> float:
-    """Return what the learning rate is multiplied with at a step, from 0."""
-    warmup = config.num_warmup_steps
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if config.schedule == "constant":
-        return 1.0
-    share = (step - warmup) / max(1, num_steps - warmup)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-def _optimizer(
-    step: nn.Module, config: LoopConfig, num_rows: int
-) -> torch.optim.Optimizer:
-    """Adam on the mean loss of a row and its share of the prior's cost.
-
-    A prior of precision k costs k / 2 w^2 once per weight, that is k / (2 N) w^2
-    per row of N: the more there is to learn from, the less it holds.
-    """
-    tables = {
-        id(p)
-        for m in step.modules()
-        if isinstance(m, nn.Embedding)
-        for p in m.parameters()
-    }
-    groups: list[dict[str, object]] = []
-    trained = [p for p in step.parameters() if p.requires_grad]
-    for is_table, rate, precision in (
-        (True, config.embedding_learning_rate, config.embedding_precision),
-        (False, config.learning_rate, config.precision),
-    ):
-        chosen = [p for p in trained if (id(p) in tables) == is_table]
-        if chosen:
-            groups.append(
-                {
-                    "params": chosen,
-                    "lr": rate,
-                    "initial_lr": rate,
-                    "weight_decay": precision / num_rows,
-                }
-            )
-    return torch.optim.Adam(groups, fused=True)
 
 
 @contextmanager

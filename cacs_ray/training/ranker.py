@@ -12,7 +12,7 @@ from cacs_ray.models.ranker import Ranker, RankerConfig
 from cacs_ray.models.saved import WEIGHTS, load_ranker, load_selector, save_ranker
 from cacs_ray.models.selector import Selector, catalogue_vectors
 from cacs_ray.training.coldness import cold_shares
-from cacs_ray.training.loop import LoopConfig
+from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.stage import (
     Launch,
     OpenStage,

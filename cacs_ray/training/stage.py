@@ -22,7 +22,8 @@ from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.adaptive_dropout import Counts
 from cacs_ray.training.checkpoint import CheckpointStore
-from cacs_ray.training.loop import FitResult, LoopConfig, Rows, fit
+from cacs_ray.training.loop import FitResult, Rows, fit
+from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.reporter import (
     OnMetrics,
     RayTrainReporter,

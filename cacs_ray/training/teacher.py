@@ -12,7 +12,8 @@ from cacs_ray.features.batch import ListsWanted
 from cacs_ray.models.ranker import Ranker, RankerConfig
 from cacs_ray.models.saved import save_ranker
 from cacs_ray.training.coldness import cold_shares
-from cacs_ray.training.loop import LoopConfig, Rows
+from cacs_ray.training.loop import Rows
+from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.stage import (
     Launch,
     OpenStage,

@@ -12,8 +12,8 @@ from cacs_ray.answers.prepare import prepare_requests
 from cacs_ray.bundle import Predictor
 from cacs_ray.data.logs import ValidatedLog
 from cacs_ray.features.store import open_encoded
-from cacs_ray.recipes.cycle import STAGES
 from cacs_ray.recipes.score import log_context
+from cacs_ray.recipes.stages import STAGES
 from cacs_ray.schema import DECISIONS, POLICIES
 from cacs_ray.tracking.store import open_client
 from jobs import cycle, decide, evaluate, simulate

@@ -11,7 +11,8 @@ from cacs_ray.data.dataset import FeatureDeclaration, write_dataset
 from cacs_ray.errors import InputError
 from cacs_ray.recipes import cycle
 from cacs_ray.recipes.config import smoke
-from cacs_ray.recipes.cycle import LAST_STAGE, STAGES, Cycle
+from cacs_ray.recipes.cycle import Cycle
+from cacs_ray.recipes.stages import LAST_STAGE, STAGES
 
 CREATIVE = FeatureDeclaration(name="creative_id", of="creative", kind="id")
 DEVICE = FeatureDeclaration(name="device", of="request", kind="category")

@@ -9,7 +9,8 @@ import torch
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.selector import Selector
 from cacs_ray.training.checkpoint import CheckpointStore
-from cacs_ray.training.loop import Rows, fit, learning_rate_factor
+from cacs_ray.training.loop import Rows, fit
+from cacs_ray.training.optimizer import learning_rate_factor
 from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.steps import RankerStep, StudentStep
 from tests import synthetic_log
