@@ -105,7 +105,7 @@ def small() -> CycleConfig:
         features=FeatureConfig(),
         training=TrainingConfig(num_workers=1, cpus_per_worker=0.5, soft_label_tasks=2),
         teacher=TeacherConfig(
-            model=_ranker("own"), loop=_loop(6, 2e-3), listwise_click_weight=1.0
+            model=_ranker("own"), loop=_loop(6, 2e-3), listwise_click_weight=None
         ),
         student=StudentConfig(
             model=SelectorConfig(
@@ -120,7 +120,7 @@ def small() -> CycleConfig:
             distillation="listwise",
             distillation_weight=1.0,
             click_weight=1.0,
-            listwise_click_weight=1.0,
+            listwise_click_weight=None,
             temperature=1.0,
         ),
         ranker=ServingRankerConfig(

@@ -24,7 +24,7 @@ from cacs_ray.training.stage import (
     stage_fingerprint,
 )
 from cacs_ray.training.steps import RankerStep
-from cacs_ray.training.teacher import open_windows
+from cacs_ray.training.windows import open_windows
 
 
 class ServingRankerConfig(Config):
@@ -59,7 +59,7 @@ class RankerStage:
     def open(self) -> OpenStage:
         """Build the ranker around the student's creative vectors."""
         spec, counts = self.inputs.spec, self.inputs.counts
-        train, validation = open_windows(self.inputs, "shown")
+        train, validation = open_windows(self.inputs)
         selector = load_selector(self.student_dir, spec, counts)
         with seeded(self.loop.seed):
             ranker = Ranker(spec, self.config.model, counts, selector.config)

@@ -27,7 +27,7 @@ from cacs_ray.training.stage import (
     stage_fingerprint,
 )
 from cacs_ray.training.steps import Distillation, StudentStep
-from cacs_ray.training.teacher import open_windows
+from cacs_ray.training.windows import open_windows, with_lists
 
 
 class StudentConfig(Config):
@@ -41,8 +41,9 @@ class StudentConfig(Config):
     """lambda: price of one nat of distillation."""
     click_weight: float = Field(ge=0)
     """Price of one nat of the click loss; 0 learns from the teacher alone."""
-    listwise_click_weight: float = Field(ge=0)
-    """Price of one nat of the choice among the creatives of a clicked list."""
+    listwise_click_weight: float | None = Field(ge=0)
+    """Price of one nat of the choice among the creatives of a clicked list; None = as
+    `windows.listwise_weight` finds."""
     temperature: float = Field(gt=0)
     """tau of the soft labels, for `listwise`."""
 
@@ -91,17 +92,17 @@ def student_rows(
     inputs: StageInput, soft_labels: SoftLabelFiles | None, config: StudentConfig
 ) -> tuple[Rows, Rows | None]:
     """Open training and validation rows with the lists that the losses read."""
+    rows = open_windows(inputs)
     if soft_labels is None:
-        return open_windows(
-            inputs, "clicked" if config.listwise_click_weight else "shown"
-        )
-    train, validation = open_windows(inputs, "all")
+        return with_lists(rows, config.listwise_click_weight)[1]
+    train, validation = rows
+    taught, judged = (
+        open_soft_labels(soft_labels.train),
+        open_soft_labels(soft_labels.validation),
+    )
     return (
-        replace(train, teacher_logits=open_soft_labels(soft_labels.train)),
-        validation
-        and replace(
-            validation, teacher_logits=open_soft_labels(soft_labels.validation)
-        ),
+        replace(train, wanted="all", teacher_logits=taught),
+        validation and replace(validation, wanted="all", teacher_logits=judged),
     )
 
 
@@ -110,6 +111,7 @@ def build_student(
 ) -> StudentStep:
     """Build an untrained selector with its loss."""
     train, validation = rows
+    weight, _ = with_lists(rows, config.listwise_click_weight)
     with seeded(config.loop.seed):
         selector = Selector(inputs.spec, config.model, inputs.counts)
     selector.gate.expect_cold(cold_shares(inputs, validation))
@@ -120,7 +122,7 @@ def build_student(
         config.distillation,
         distillation_weight=config.distillation_weight,
         click_weight=config.click_weight,
-        listwise_click_weight=config.listwise_click_weight,
+        listwise_click_weight=weight,
         temperature=config.temperature,
     )
 

@@ -8,11 +8,9 @@ from pydantic import Field
 from torch import nn
 
 from cacs_ray.config import Config
-from cacs_ray.features.batch import ListsWanted
 from cacs_ray.models.ranker import Ranker, RankerConfig
 from cacs_ray.models.saved import save_ranker
 from cacs_ray.training.coldness import cold_shares
-from cacs_ray.training.loop import Rows
 from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.stage import (
     Launch,
@@ -25,6 +23,7 @@ from cacs_ray.training.stage import (
     stage_fingerprint,
 )
 from cacs_ray.training.steps import RankerStep
+from cacs_ray.training.windows import open_windows, with_lists
 
 
 class TeacherConfig(Config):
@@ -33,8 +32,9 @@ class TeacherConfig(Config):
     model: RankerConfig
     """`sharing` must be `own`: there is no selector yet."""
     loop: LoopConfig
-    listwise_click_weight: float = Field(ge=0)
-    """Price of one nat of the choice among the creatives of a clicked list."""
+    listwise_click_weight: float | None = Field(ge=0)
+    """Price of one nat of the choice among the creatives of a clicked list; None = as
+    `windows.listwise_weight` finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,9 @@ class TeacherStage:
 
     def open(self) -> OpenStage:
         """Build the ranker, starting at the observed CTR."""
-        weight = self.config.listwise_click_weight
-        rows = open_windows(self.inputs, "clicked" if weight else "shown")
+        weight, rows = with_lists(
+            open_windows(self.inputs), self.config.listwise_click_weight
+        )
         with seeded(self.loop.seed):
             ranker = Ranker(self.inputs.spec, self.config.model, self.inputs.counts)
         ranker.expect_cold(cold_shares(self.inputs, rows[1]))
@@ -70,16 +71,6 @@ class TeacherStage:
         ranker = step.get_submodule("ranker")
         assert isinstance(ranker, Ranker)
         save_ranker(directory, ranker, self.inputs.spec, shared=None)
-
-
-def open_windows(inputs: StageInput, wanted: ListsWanted) -> tuple[Rows, Rows | None]:
-    """Open training and validation rows; None for an empty validation window."""
-    train = inputs.open_log(inputs.encoded_dir, "train")
-    validation = inputs.open_log(inputs.encoded_dir, "validation")
-    return (
-        Rows(train, wanted),
-        Rows(validation, wanted) if len(validation) else None,
-    )
 
 
 def train_teacher(
