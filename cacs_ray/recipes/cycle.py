@@ -142,8 +142,7 @@ class Cycle:
         self.run = self.stages.run = run
         source = self.dataset.root
         run.dataset(source.name, source=str(source), digest=self.digest)
-        counts = self.stages.summaries["validate"]
-        run.metrics({f"data/{name}": counts[name] for name in ("read", "accepted")})
+        self.stages.tell("validate")
 
     def run_until(self, last: str) -> None:
         """Run the stages up to and including one; those that are done are reused."""

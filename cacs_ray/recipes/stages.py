@@ -111,6 +111,17 @@ class Stages:
         self.summaries[name] = summary
         return directory
 
+    def tell(self, name: str) -> None:
+        """Log a stage that ended before there was a run to log to.
+
+        However often it is told, it stays one child of its run.
+        """
+        tags = {"stage": name, NOTE_TAG: self.notes.get(name, "")}
+        with self.run.child(name, tags, key=f"{self.run.id} {name}") as child:
+            summary = dict(self.summaries[name])
+            child.metrics({"time/stage_seconds": summary.pop("seconds")}, step=0)
+            child.metrics({f"data/{n}": value for n, value in summary.items()}, step=0)
+
 
 def _in_short(summary: Mapping[str, Any]) -> str:
     """Say a stage's figures on one line; what was fitted to is not told again."""

@@ -23,7 +23,11 @@ COUNTS = synthetic_log.counts(make_log())
 
 
 def teacher_config(kind: str, **changes: object) -> TeacherConfig:
-    return TeacherConfig(model=ranker_config(kind), loop=loop_config(**changes))
+    return TeacherConfig(
+        model=ranker_config(kind),
+        loop=loop_config(**changes),
+        listwise_click_weight=1.0,
+    )
 
 
 def test_local_mode_trains_in_this_process_and_tells_steps_and_epochs(tmp_path):
