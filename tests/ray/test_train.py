@@ -22,11 +22,13 @@ from tests.synthetic_log import (
 COUNTS = synthetic_log.counts(make_log())
 
 
-def teacher_config(kind: str, **changes: object) -> TeacherConfig:
+def teacher_config(
+    kind: str, listwise_click_weight: float = 1.0, **changes: object
+) -> TeacherConfig:
     return TeacherConfig(
         model=ranker_config(kind),
         loop=loop_config(**changes),
-        listwise_click_weight=1.0,
+        listwise_click_weight=listwise_click_weight,
     )
 
 
@@ -42,7 +44,9 @@ def test_local_mode_trains_in_this_process_and_tells_steps_and_epochs(tmp_path):
 
 def test_two_workers_learn_what_one_learns(ray_local, tmp_path):
     inputs = StageInput("here", SPEC, COUNTS, open_synthetic)
-    config = teacher_config("none")  # no coins: these differ between workers
+    # No coins: these differ between workers. And no mean over clicks: each worker's
+    # is over its own, and the mean of two means is not that of all.
+    config = teacher_config("none", listwise_click_weight=0.0)
     alone = train_here(TeacherStage(inputs, config), PlainReporter(), None)
     seen: list[dict[str, float]] = []
     launch = Launch(tmp_path, 2, lambda _, metrics: seen.append(metrics))
