@@ -26,6 +26,7 @@ from cacs_ray.recipes.shown import show_answer, show_end, show_policies, show_st
 from cacs_ray.schema import Column
 from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import market_recipe
+from cacs_ray.tracking.client import ML_MODE
 from cacs_ray.tracking.server import mlflow_server
 from cacs_ray.tracking.store import default_uri
 
@@ -88,7 +89,8 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         addresses = {
             "service": service_url,
             "docs": f"{service_url}/docs",
-            "mlflow": f"{mlflow_url}/#/models?workflowType=machine_learning",
+            "runs": f"{mlflow_url}/#/experiments?{ML_MODE}",
+            "models": f"{mlflow_url}/#/models?{ML_MODE}",
             "report": (out / "report.html").as_uri(),
         }
         seconds = round(time.monotonic() - started, 1)

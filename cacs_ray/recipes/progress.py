@@ -61,7 +61,7 @@ def epoch_line(
         for name, value in metrics.items()
         if name.startswith("validation/")
     }
-    if len(judged) == 2:  # one part only: its sum says it again
+    if len(judged) > 1:  # the sum of the others, weighted
         judged.pop("loss", None)
     shown = "  ".join(f"{name} {figure(value)}" for name, value in judged.items())
     parts = [f"validation {shown}"] if shown else []

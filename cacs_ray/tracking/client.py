@@ -31,6 +31,9 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 NOTE_TAG = "mlflow.note.content"
 """Tag that MLflow shows as the description of a run, in Markdown."""
 
+ML_MODE = "workflowType=machine_learning"
+"""Part of every link: without it MLflow opens in a mode that hides models."""
+
 _MAX_PARAM, _MAX_TAG, _MAX_KEY = 500, 5000, 250
 
 
@@ -188,14 +191,12 @@ class Tracker:
             timeout_s: how long to wait for the experiment to exist; past it the
                 link leads to the list of experiments.
         """
-        # Without the last part the interface opens in another mode, without models.
-        mode = "workflowType=machine_learning"
         store = None
         if self._delivery is not None and self.flush(timeout_s):
             store = self._delivery.store()
         if store is None:
-            return f"{ui}/#/experiments?{mode}"
-        return f"{ui}/#/experiments/{store.experiment_id}/runs?{mode}"
+            return f"{ui}/#/experiments?{ML_MODE}"
+        return f"{ui}/#/experiments/{store.experiment_id}/runs?{ML_MODE}"
 
     def close(self, timeout_s: float = 15.0) -> bool:
         """Deliver and end; False when records have to wait for the next process."""
