@@ -22,6 +22,7 @@ from argparse import (
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
+from typing import TextIO
 
 import numpy as np
 
@@ -196,10 +197,24 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, int | str) else str(value)
 
 
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """Writes to the standard error of the moment.
+
+    A progress bar puts itself in its place, to keep lines above the bar.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _set_up_logging() -> None:
     """Send lines for people to standard error and quieten the libraries."""
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[_ToStandardError()],
     )
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
