@@ -97,9 +97,8 @@ class Stages:
             return directory
         log.info("%-11s ...", name)
         started = time.monotonic()
-        tags = {"stage": name, NOTE_TAG: self.notes.get(name, "")}
         with (
-            self.run.child(name, tags) as child,
+            self.run.child(name, self._tags(name)) as child,
             atomic_directory(directory) as partial,
         ):
             summary = dict(body(partial, child))
@@ -116,11 +115,14 @@ class Stages:
 
         However often it is told, it stays one child of its run.
         """
-        tags = {"stage": name, NOTE_TAG: self.notes.get(name, "")}
-        with self.run.child(name, tags, key=f"{self.run.id} {name}") as child:
+        key = f"{self.run.id} {name}"
+        with self.run.child(name, self._tags(name), key=key) as child:
             summary = dict(self.summaries[name])
             child.metrics({"time/stage_seconds": summary.pop("seconds")}, step=0)
             child.metrics({f"data/{n}": value for n, value in summary.items()}, step=0)
+
+    def _tags(self, name: str) -> dict[str, str]:
+        return {"stage": name, NOTE_TAG: self.notes.get(name, "")}
 
 
 def _in_short(summary: Mapping[str, Any]) -> str:
