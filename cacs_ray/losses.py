@@ -259,7 +259,7 @@ def pointwise_distillation_loss(
 def gate_kl_loss(
     keep_probability: Float[Tensor, " K"],
     prior_probability: Float[Tensor, " K"],
-    is_seen: Bool[Tensor, " K"],
+    weight: Float[Tensor, " K"],
 ) -> Float[Tensor, ""]:
     r"""What a learnt dropout gate pays for leaving its prior, in nats per value.
 
@@ -272,20 +272,21 @@ def gate_kl_loss(
     Args:
         keep_probability: p, in [0, 1].
         prior_probability: q, in (0, 1); no gradient.
-        is_seen: False for values without an impression: nothing to decide there.
+        weight: occurrences of each value, >= 0; 0 for values without an impression:
+            nothing to decide there.
 
     Returns:
-        Mean over the seen values, 0 when there are none and where p = q.
+        Weighted mean, 0 when all weights are 0 and where p = q.
 
     >>> half = torch.full((2,), 0.5)
-    >>> gate_kl_loss(half, half, torch.tensor([True, True]))
+    >>> gate_kl_loss(half, half, torch.ones(2))
     tensor(0.)
     """
     tiny = 1e-6
     p = keep_probability.clamp(tiny, 1 - tiny)
     q = prior_probability.detach().clamp(tiny, 1 - tiny)
     divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
-    return _weighted_mean(divergence, is_seen.to(divergence.dtype))
+    return _weighted_mean(divergence, weight)
 
 
 def _cross_entropy(

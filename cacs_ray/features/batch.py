@@ -21,7 +21,11 @@ FeatureArrays = Mapping[str, np.ndarray]
 """Field key (`creative.title`) -> encoded rows; shapes in `FieldSpec.encoding`."""
 
 FeatureTensors = Mapping[str, Tensor]
-"""The same as tensors; indices as int64."""
+"""The same as tensors; indices as int64. Those of a batch hold `ROW` besides."""
+
+ROW = "row"
+"""Key, beside the fields, of what names each row in its log: int64 impression number
+or catalogue row."""
 
 ListsWanted = Literal["shown", "clicked", "all"]
 """Rows whose whole list a model reads: none of them (only the shown creative), those
@@ -140,8 +144,8 @@ class EncodedLog:
             else _as_tensor(teacher_logits[:, : lists.shape[1]], np.float32)
         )
         return Batch(
-            context=self.context(rows),
-            creatives=self.creative_features(distinct),
+            context={**self.context(rows), ROW: as_index(rows)},
+            creatives={**self.creative_features(distinct), ROW: as_index(distinct)},
             creative_index=_as_tensor(index, np.int64),
             creative_mask=torch.from_numpy(lists > 0),
             shown_index=_as_tensor(shown, np.int64),

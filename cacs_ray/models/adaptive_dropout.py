@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cacs_ray.config import Config
 from cacs_ray.features.batch import FeatureTensors
 from cacs_ray.features.spec import FeatureSpec, FieldSpec
+from cacs_ray.models.coins import coins, next_throw, row_numbers
 from cacs_ray.models.embeddings import module_key
 from cacs_ray.schema import Side
 
@@ -126,7 +127,7 @@ class AdaptiveDropout(nn.Module):
         factors = {field.key: self._factor(field, features) for field in gated}
         if self.training and any(self.cold_share.values()) and gated:
             # One coin for both sides: the creatives of a new ad are new.
-            coin = torch.rand_like(factors[gated[0].key])
+            coin = self._coins(features)
             for field in gated:
                 is_warm = coin >= self.cold_share[field.of]
                 factors[field.key] = factors[field.key] * is_warm
@@ -155,10 +156,14 @@ class AdaptiveDropout(nn.Module):
         if not self.training or self.config.kind == "none":
             return is_seen * logits.sigmoid()
         if self.config.kind == "learnt":
-            coin = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6).logit()
+            coin = self._coins(features).clamp(1e-6, 1 - 1e-6).logit()
             return is_seen * ((logits + coin) / self.config.relaxation).sigmoid()
-        kept = torch.rand_like(logits) < logits.sigmoid()
+        kept = self._coins(features) < logits.sigmoid()
         return is_seen * kept.to(counts.dtype)
+
+    def _coins(self, features: FeatureTensors) -> Tensor:
+        num_rows = len(features[self.gated[0].key])
+        return coins(row_numbers(features, num_rows), next_throw())
 
     def _keep_logits(
         self, field: FieldSpec, counts: Tensor, features: FeatureTensors

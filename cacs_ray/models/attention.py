@@ -41,17 +41,47 @@ class InterestAttention(nn.Module):
         """Return attended mean, its product with the query, and the share."""
         listed = context[self.interest.key]
         wanted = context[self.target.key]
+        query = tables(self.target, wanted)
+        asked = self.query(query) * self.sharpness
+        if tables.is_small(self.interest, listed.shape[1]):
+            attended, share = self._by_value(listed, wanted, asked, tables)
+        else:
+            attended, share = self._by_place(listed, wanted, asked, tables)
+        return torch.cat([attended, attended * query, share], dim=-1)
+
+    def _by_place(
+        self, listed: Tensor, wanted: Tensor, asked: Tensor, tables: EmbeddingTables
+    ) -> tuple[Tensor, Tensor]:
+        """Attend over the places of the lists."""
         mask = listed > 0
         values = tables(self.interest, listed)
-        query = tables(self.target, wanted)
-        logits = torch.einsum("bld,bd->bl", values, self.query(query)) * self.sharpness
+        logits = torch.einsum("bld,bd->bl", values, asked)
         # An empty list has no weights at all instead of equal ones on padding.
         lowest = torch.finfo(logits.dtype).min
         weights = logits.masked_fill(~mask, lowest).softmax(-1) * mask
         attended = torch.einsum("bld,bl->bd", values, weights)
         is_match = mask & (listed == wanted.unsqueeze(-1))
         share = is_match.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
-        return torch.cat([attended, attended * query, share], dim=-1)
+        return attended, share
+
+    def _by_value(
+        self, listed: Tensor, wanted: Tensor, asked: Tensor, tables: EmbeddingTables
+    ) -> tuple[Tensor, Tensor]:
+        """Attend over the values of a small vocabulary: equal places are one.
+
+        The same sums as by place, as products of matrices.
+        """
+        counts = tables.listed_counts(self.interest, listed)
+        table = tables.small_table(self.interest)
+        logits = asked @ table.T
+        lowest = torch.finfo(logits.dtype).min
+        highest = logits.detach().masked_fill(counts == 0, lowest).amax(-1, True)
+        raised = counts * (logits - highest).clamp(max=0.0).exp()
+        weights = raised / raised.sum(-1, keepdim=True).clamp(min=1e-30)
+        share = counts.gather(1, wanted.unsqueeze(-1)) / counts.sum(
+            -1, keepdim=True
+        ).clamp(min=1)
+        return weights @ table, share
 
 
 def interest_pairs(

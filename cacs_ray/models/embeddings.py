@@ -1,11 +1,11 @@
-"""Encoded fields -> numbers: one table per vocabulary, one projection per vector.
+"""Encoded fields -> numbers: one fused table of ids, one projection per vector.
 
 N  rows (requests, ads or creatives)   L  values per list field
-D  embedding width
+D  embedding width   V  size of one vocabulary
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,9 @@ from cacs_ray.features.spec import FeatureSpec, FieldSpec
 
 INITIAL_SCALE = 0.05
 """Standard deviation of a fresh embedding: small, so that content speaks first."""
+
+SMALL_VOCABULARY = 1024
+"""Up to this size a vocabulary is gathered whole in every step."""
 
 
 def module_key(name: str) -> str:
@@ -38,10 +41,36 @@ class Widths:
     """vector, text and image fields."""
 
 
-class EmbeddingTables(nn.Module):
-    """One table per vocabulary, shared by every field that uses it.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The rows of one vocabulary in the fused table."""
 
-    Row 0 (unknown or missing) is zero and stays zero.
+    start: int
+    """Row of index 0: unknown or missing, always zero."""
+    size: int
+    """V, index 0 included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The rows of a fused table that one step reads, side by side.
+
+    Their gradient is as large as the batch, not as the vocabulary.
+    """
+
+    values: Float[Tensor, "U D"]
+    """Row 0 is zero: the place of every vocabulary's index 0."""
+    places: Int[Tensor, " R"]
+    """Row of the fused table -> row of `values`; valid for rows that are in it."""
+    known: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+    """What this step has looked up, so that two towers look it up once."""
+
+
+class EmbeddingTables(nn.Module):
+    """One fused table of all vocabularies, shared by every field that uses them.
+
+    Index 0 of a vocabulary (unknown or missing) is zero and stays zero. While a
+    step trains, its rows stand side by side in `gathered` and lookups go there.
     """
 
     def __init__(
@@ -50,34 +79,91 @@ class EmbeddingTables(nn.Module):
         super().__init__()
         names = dict.fromkeys(f.vocabulary for f in fields if f.vocabulary is not None)
         self.dim = dim
-        self.tables = nn.ModuleDict(
-            {
-                module_key(name): nn.Embedding(
-                    spec.vocabulary(name).size, dim, padding_idx=0
-                )
-                for name in names
-            }
-        )
+        self.fields = tuple(f for f in fields if f.vocabulary is not None)
+        self.spans: dict[str, Span] = {}
+        start = 0
+        for name in names:
+            self.spans[name] = Span(start, spec.vocabulary(name).size)
+            start += self.spans[name].size
+        self.weight = nn.Parameter(torch.empty(start, dim))
+        self.gathered: Gathered | None = None
         with torch.no_grad():
-            for weight in self.tables.parameters():
-                weight.normal_(std=INITIAL_SCALE)
-                weight[0] = 0.0
+            self.weight.normal_(std=INITIAL_SCALE)
+            self.weight[[span.start for span in self.spans.values()]] = 0.0
+
+    def span(self, of: FieldSpec) -> Span:
+        """Return the rows that a field looks up."""
+        return self.spans[of.vocabulary or ""]
+
+    def table(self, of: FieldSpec) -> Float[Tensor, "V D"]:
+        """Return the embeddings of a field's vocabulary, index 0 first."""
+        span = self.span(of)
+        return self.weight[span.start : span.start + span.size]
 
     def forward(
-        self, field: FieldSpec, index: Int[Tensor, "*N"]
+        self, of: FieldSpec, index: Int[Tensor, "*N"]
     ) -> Float[Tensor, "*N D"]:
         """Return the embeddings of a field's values."""
-        embedded: Tensor = self.table(field)(index)
-        return embedded
+        span = self.span(of)
+        rows = index + span.start
+        if self.gathered is None:
+            found = functional.embedding(rows, self.weight, padding_idx=span.start)
+            return found.float()
+        key = ("rows", span.start, index.data_ptr(), index.shape)
+        known = self.gathered.known
+        if key not in known:
+            places = self.gathered.places[rows]
+            known[key] = functional.embedding(
+                places, self.gathered.values, padding_idx=0
+            )
+        return known[key]
 
-    def mean(self, field: FieldSpec, index: Int[Tensor, "N L"]) -> Float[Tensor, "N D"]:
+    def is_small(self, of: FieldSpec, list_length: int) -> bool:
+        """Tell whether lists of a field are read faster by value than by place.
+
+        A row of counts (V numbers) is then no wider than the embeddings of the
+        list (L x D numbers).
+        """
+        return self.span(of).size <= min(list_length * self.dim, SMALL_VOCABULARY)
+
+    def listed_counts(
+        self, of: FieldSpec, index: Int[Tensor, "N L"]
+    ) -> Float[Tensor, "N V"]:
+        """Return how often each value of a vocabulary is in each list.
+
+        Column 0, the padding, is 0 throughout.
+        """
+        size = self.span(of).size
+        known = {} if self.gathered is None else self.gathered.known
+        key = ("counts", size, index.data_ptr(), index.shape)
+        if key not in known:
+            ones = torch.ones_like(index, dtype=torch.float32)
+            counts = torch.zeros(len(index), size, device=index.device)
+            known[key] = counts.scatter_add_(1, index, ones)
+            known[key][:, 0] = 0.0
+        return known[key]
+
+    def small_table(self, of: FieldSpec) -> Float[Tensor, "V D"]:
+        """Return `table`, through the gathered rows while a step trains."""
+        if self.gathered is None:
+            return self.table(of).float()
+        index = torch.arange(self.span(of).size, device=self.weight.device)
+        key = ("table", self.span(of).start)
+        known = self.gathered.known
+        if key not in known:
+            known[key] = functional.embedding(
+                self.gathered.places[index + self.span(of).start],
+                self.gathered.values,
+                padding_idx=0,
+            )
+        return known[key]
+
+    def mean(self, of: FieldSpec, index: Int[Tensor, "N L"]) -> Float[Tensor, "N D"]:
         """Return the mean embedding of each row's known values, zero without any."""
-        weight = self.table(field).get_parameter("weight")
-        return functional.embedding_bag(index, weight, mode="mean", padding_idx=0)
-
-    def table(self, field: FieldSpec) -> nn.Module:
-        """Return the table that a field looks up."""
-        return self.tables[module_key(field.vocabulary or "")]
+        num_known = (index > 0).sum(-1, keepdim=True).clamp(min=1)
+        if self.is_small(of, index.shape[1]):
+            return self.listed_counts(of, index) @ self.small_table(of) / num_known
+        return self(of, index).sum(1) / num_known
 
 
 class FieldEncoder(nn.Module):
@@ -95,12 +181,12 @@ class FieldEncoder(nn.Module):
         self.constant: Tensor
         self.register_buffer("constant", torch.ones(1, 1), persistent=False)
         width = 0
-        for field in self.fields:
-            is_content = field.encoding == "vector"
+        for one in self.fields:
+            is_content = one.encoding == "vector"
             size = widths.content if is_content else widths.embedding
             width += size
-            if field.encoding in ("number", "vector"):
-                self.projections[module_key(field.key)] = nn.Linear(field.width, size)
+            if one.encoding in ("number", "vector"):
+                self.projections[module_key(one.key)] = nn.Linear(one.width, size)
         self.width = max(1, width)
         """Numbers per row of the output."""
 
@@ -124,21 +210,21 @@ class FieldEncoder(nn.Module):
         if not self.fields:
             return self.constant.expand(num_rows(features), 1)
         parts = []
-        for field in self.fields:
-            part = self._encode(field, features[field.key], tables)
-            if keep is not None and field.key in keep:
-                part = part * keep[field.key].unsqueeze(-1)
+        for one in self.fields:
+            part = self._encode(one, features[one.key], tables)
+            if keep is not None and one.key in keep:
+                part = part * keep[one.key].unsqueeze(-1)
             parts.append(part)
         return torch.cat(parts, dim=-1)
 
     def _encode(
-        self, field: FieldSpec, value: Tensor, tables: EmbeddingTables
+        self, one: FieldSpec, value: Tensor, tables: EmbeddingTables
     ) -> Tensor:
-        if field.encoding == "index":
-            return tables(field, value)
-        if field.encoding == "index_list":
-            return tables.mean(field, value)
-        projected: Tensor = self.projections[module_key(field.key)](value)
+        if one.encoding == "index":
+            return tables(one, value)
+        if one.encoding == "index_list":
+            return tables.mean(one, value)
+        projected: Tensor = self.projections[module_key(one.key)](value)
         return projected
 
 

@@ -27,6 +27,7 @@ from cacs_ray.models.adaptive_dropout import (
     GateConfig,
 )
 from cacs_ray.models.attention import InterestAttention, interest_pairs
+from cacs_ray.models.coins import coins, next_throw, row_numbers
 from cacs_ray.models.embeddings import (
     EmbeddingTables,
     FieldEncoder,
@@ -186,7 +187,7 @@ class Ranker(nn.Module):
         Returns:
             Click logits. Padding gets the logit of the ad alone: mask it.
         """
-        index = self.blank_some(creative_index)
+        index = self.blank_some(creative_index, context)
         creative_part = self.encode_creatives(creatives, creative_vectors)
         logits = self.combine(self.encode_context(context), creative_part, index)
         return logits if slot is None else logits + self.position(slot).unsqueeze(-1)
@@ -242,12 +243,12 @@ class Ranker(nn.Module):
 
     def gate_choices(
         self, context: FeatureTensors, creatives: FeatureTensors
-    ) -> list[GateChoice]:
-        """Return what a learnt gate decides for ads and creatives, for its cost."""
-        return [
-            *self.gate.choices(context, ("ad",)),
-            *self.gate.choices(creatives, ("creative",)),
-        ]
+    ) -> tuple[list[GateChoice], list[GateChoice]]:
+        """Return what a learnt gate decides for ads and for creatives, for its cost."""
+        return (
+            self.gate.choices(context, ("ad",)),
+            self.gate.choices(creatives, ("creative",)),
+        )
 
     def expect_cold(self, shares: Mapping[Side, float]) -> None:
         """Tell the gates which share of creatives and ads will be new."""
@@ -260,13 +261,15 @@ class Ranker(nn.Module):
             assert isinstance(interest, InterestAttention)
             yield interest
 
-    def blank_some(self, creative_index: Int[Tensor, "B C"]) -> Int[Tensor, "B C"]:
+    def blank_some(
+        self, creative_index: Int[Tensor, "B C"], context: FeatureTensors
+    ) -> Int[Tensor, "B C"]:
         """Hide the creatives of some rows in training, see `blank_share`."""
         share = self.config.blank_share
         if not self.training or share == 0:
             return creative_index
-        coin = torch.rand(len(creative_index), 1, device=creative_index.device)
-        return creative_index.masked_fill(coin < share, 0)
+        coin = coins(row_numbers(context, len(creative_index)), next_throw())
+        return creative_index.masked_fill(coin.unsqueeze(-1) < share, 0)
 
 
 def _shared_tower(

@@ -140,11 +140,14 @@ class Selector(nn.Module):
     def freeze_all_but_creatives(self) -> None:
         """Leave trainable only what `creative_vectors` is computed from."""
         self.requires_grad_(False)
-        for part in (self.creative_encoder, self.creative_tower, self.gate):
+        # The table is one: rows that no creative reads get no gradient anyway.
+        for part in (
+            self.creative_encoder,
+            self.creative_tower,
+            self.gate,
+            self.tables,
+        ):
             part.requires_grad_(True)
-        for field in self.creative_encoder.fields:
-            if field.vocabulary is not None:
-                self.tables.table(field).requires_grad_(True)
 
 
 @torch.inference_mode()

@@ -65,9 +65,10 @@ def _loop(num_epochs: int, learning_rate: float) -> LoopConfig:
         batch_size=4096,
         min_steps_per_epoch=50,
         learning_rate=learning_rate,
-        embedding_learning_rate=2 * learning_rate,
+        embedding_learning_rate=0.02,
+        embedding_doubt=0.004,
+        embedding_forgetting=3.0,
         precision=1.0,
-        embedding_precision=20.0,
         schedule="cosine",
         num_warmup_steps=50,
         # Every epoch after the best one is memory of the training days.

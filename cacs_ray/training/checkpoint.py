@@ -1,7 +1,7 @@
 """Checkpoints: where training stopped, as files that are checked before use.
 
     step-000001200/
-        model.safetensors  optimizer.safetensors  best.safetensors
+        model.safetensors  optimizer.safetensors  tables.safetensors  best.safetensors
         state.json         progress, fingerprint, digests of all of the above
 
 Nothing is pickled. A directory appears whole or not at all; one that was damaged
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 STATE = "state.json"
 
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
-"""File stem (`model`, `optimizer`, `best`) -> tensors by name."""
+"""File stem (`model`, `optimizer`, `tables`, `best`) -> tensors by name."""
 
 
 class TornCheckpointError(ValueError):
@@ -171,3 +171,13 @@ def load_optimizer_tensors(
         name, slot = key.rsplit("|", 1)
         parameter = parameters[name]
         optimizer.state[parameter][slot] = value.to(parameter.device)
+
+
+def grouped(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors called `<name>|<key>`, by key."""
+    start = f"{name}|"
+    return {
+        key.removeprefix(start): value
+        for key, value in tensors.items()
+        if key.startswith(start)
+    }

@@ -4,28 +4,40 @@ Batches are a function of (seed, epoch, pass) alone and are dealt out to the wor
 from one global order, so every row is seen once per pass by exactly one worker, and
 any number of workers sees the same batches. An epoch of a small log is several
 passes: it ends when the model is judged. Randomness inside a step is seeded by
-(seed, step, worker): a resumed run needs no other memory of it.
+(seed, step) and falls by row: a resumed run needs no other memory of it, and any
+number of workers drops the same identities.
 """
 
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cacs_ray.features.batch import Batch, EncodedLog, ListsWanted
 from cacs_ray.training.checkpoint import (
     CheckpointStore,
     TensorGroups,
+    grouped,
     load_optimizer_tensors,
     optimizer_tensors,
 )
-from cacs_ray.training.optimizer import LoopConfig, learning_rate_factor, make_optimizer
+from cacs_ray.training.clock import Clock
+from cacs_ray.training.exchange import Exchange
+from cacs_ray.training.optimizer import (
+    LoopConfig,
+    learning_rate_factor,
+    make_optimizer,
+    table_rule,
+)
+from cacs_ray.training.prefetch import ahead
 from cacs_ray.training.reporter import Reporter
+from cacs_ray.training.steps import Parts, Step
+from cacs_ray.training.tables import TableTrainer, embedding_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ class FitResult:
 
 
 def fit(
-    step: nn.Module,
+    step: Step,
     train: Rows,
     validation: Rows | None,
     config: LoopConfig,
@@ -84,7 +96,7 @@ def fit(
     """Train a module in place and leave its best weights in it.
 
     Args:
-        step: called with a `Batch`, returns scalars by name; `loss` is minimised.
+        step: gives the parts of the loss of a batch.
         train: rows to learn from.
         validation: rows to judge by after each epoch (smallest `loss` wins); None
             keeps the last weights.
@@ -116,7 +128,7 @@ class _Run:
 
     def __init__(
         self,
-        step: nn.Module,
+        step: Step,
         train: Rows,
         validation: Rows | None,
         config: LoopConfig,
@@ -131,10 +143,20 @@ class _Run:
         )
         self.train, self.validation = train, validation
         self.module, self.device = reporter.prepare(step)
+        self.exchange = Exchange(reporter.num_workers)
+        rule = table_rule(config, len(train))
+        self.tables = {
+            name: TableTrainer(table, rule, self.exchange)
+            for name, table in embedding_tables(step).items()
+        }
+        of_tables = {id(trainer.tables.weight) for trainer in self.tables.values()}
         self.parameters = {
-            name: p for name, p in step.named_parameters() if p.requires_grad
+            name: p
+            for name, p in step.named_parameters()
+            if p.requires_grad and id(p) not in of_tables
         }
         self.optimizer = make_optimizer(step, config, len(train))
+        self.clock = Clock()
         self.steps_per_pass = config.steps_per_pass(len(train))
         self.steps_per_epoch = self.steps_per_pass * config.num_passes(len(train))
         self.progress = Progress(is_finished=config.num_epochs == 0)
@@ -156,16 +178,28 @@ class _Run:
         load_optimizer_tensors(
             self.optimizer, checkpoint.tensors["optimizer"], self.parameters
         )
+        for name, trainer in self.tables.items():
+            trainer.load(grouped(checkpoint.tensors["tables"], name))
 
     def train_epoch(self) -> None:
         started = time.perf_counter()
         self.core.train()
         while self.progress.step_in_epoch < self.steps_per_epoch:
             this_pass, done = divmod(self.progress.step_in_epoch, self.steps_per_pass)
-            for rows in self._batches(this_pass)[done:]:
-                self._train_step(rows)
-                self.num_rows_trained += len(rows)
+            steps = self._batches(this_pass)[done:]
+            with ahead(self._make_batch, steps) as batches:
+                for rows in steps:
+                    with self.clock.part("data_wait"):
+                        batch = next(batches)
+                    self._train_step(batch)
+                    self.num_rows_trained += len(rows)
+        for trainer in self.tables.values():
+            trainer.settle()
         self.seconds += time.perf_counter() - started
+
+    def _make_batch(self, global_rows: np.ndarray) -> Batch:
+        rows = global_rows[self.reporter.rank :: self.reporter.num_workers]
+        return self.train.batch(rows, self.device)
 
     def _batches(self, this_pass: int) -> list[np.ndarray]:
         """Cut a pass into batches of all workers together."""
@@ -175,23 +209,59 @@ class _Run:
         # As equal as possible, so that no worker is left without rows at the end.
         return np.array_split(order.permutation(len(self.train)), self.steps_per_pass)
 
-    def _train_step(self, global_rows: np.ndarray) -> None:
-        progress, reporter = self.progress, self.reporter
-        rows = global_rows[reporter.rank :: reporter.num_workers]
-        torch.manual_seed(_step_seed(self.config.seed, progress.step, reporter.rank))
-        self._set_learning_rate()
-        parts = self.module(self.train.batch(rows, self.device))
+    def _train_step(self, batch: Batch) -> None:
+        progress = self.progress
+        # The same on every worker: coins fall by row, not by worker.
+        torch.manual_seed(_step_seed(self.config.seed, progress.step))
+        factor = self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
-        self.optimizer.step()
+        with ExitStack() as stack:
+            with self.clock.part("gather"):
+                for trainer in self.tables.values():
+                    stack.enter_context(trainer.open(batch))
+            with self.clock.part("exchange"):
+                shares = self._shares(batch)
+            with self.clock.part("forward"):
+                parts = self.module(batch, shares)
+            with self.clock.part("backward"):
+                parts["loss"].backward()
+            with self.clock.part("optimizer"):
+                self.optimizer.step()
+                for trainer in self.tables.values():
+                    trainer.step(factor)
         progress.step += 1
         progress.step_in_epoch += 1
-        values = torch.stack([value.detach() for value in parts.values()]).tolist()
-        for name, value in zip(parts, values, strict=True):
+        with self.clock.part("report"):
+            self._note(parts)
+        self._save_now_and_then()
+
+    def _shares(self, batch: Batch) -> Parts | None:
+        """Return this worker's share of each part's weight; None when alone."""
+        world = self.reporter.num_workers
+        if world == 1:
+            return None
+        with torch.no_grad():
+            own = self.core.totals(batch)
+            names = list(own)
+            mine = torch.stack([own[name].double() for name in names])
+            all_of_them = self.exchange.sum(mine.clone()).clamp(min=1e-30)
+            shares = (mine * world / all_of_them).float()
+        return dict(zip(names, shares.unbind(), strict=True))
+
+    def _note(self, parts: Parts) -> None:
+        """Add a step's parts to the epoch's sums; tell them now and then."""
+        progress, reporter = self.progress, self.reporter
+        values = torch.stack([value.detach() for value in parts.values()])
+        if progress.step % self.config.report_every_steps == 0:
+            told = self.exchange.sum(values.clone()) / reporter.num_workers
+            if reporter.rank == 0:
+                named = zip(parts, told.tolist(), strict=True)
+                reporter.log(progress.step, {f"train/{n}": v for n, v in named})
+        for name, value in zip(parts, values.tolist(), strict=True):
             progress.sums[name] = progress.sums.get(name, 0.0) + value
-        if reporter.rank == 0 and progress.step % self.config.report_every_steps == 0:
-            metrics = {f"train/{n}": v for n, v in zip(parts, values, strict=True)}
-            reporter.log(progress.step, metrics)
+
+    def _save_now_and_then(self) -> None:
+        progress = self.progress
         every = self.config.checkpoint_every_steps
         if (
             every
@@ -237,29 +307,40 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Weighted mean of the step's parts over the validation rows."""
+        """Parts of the loss over all validation rows of all workers."""
         if self.validation is None or len(self.validation) == 0:
             return {}
         self.core.eval()
         sums: dict[str, Tensor] = {}
+        totals: dict[str, Tensor] = {}
         rank, world = self.reporter.rank, self.reporter.num_workers
         if len(self.validation) < world:  # too few to share: everyone takes all
             rank, world = 0, 1
-        for rows in _blocks(len(self.validation), self.config.batch_size):
-            mine = rows[rank::world]
-            if len(mine) == 0:
-                continue
-            batch = self.validation.batch(mine, self.device)
-            weight = batch.weight.sum().double()
-            sums["weight"] = sums.get("weight", torch.zeros(())) + weight
-            # The bare module: a wrapped one would wait for the other workers.
-            for name, value in self.core(batch).items():
-                sums[name] = sums.get(name, torch.zeros(())) + value * weight
+        blocks = [
+            rows[rank::world]
+            for rows in _blocks(len(self.validation), self.config.batch_size)
+            if len(rows) > rank
+        ]
+        with ahead(self._validation_batch, blocks) as batches:
+            for batch in batches:
+                # The bare module: a wrapped one would wait for the other workers.
+                parts, weights = self.core.parts(batch), self.core.totals(batch)
+                for name, value in parts.items():
+                    weight = weights[name].double()
+                    sums[name] = sums.get(name, torch.zeros(())) + value * weight
+                    totals[name] = totals.get(name, torch.zeros(())) + weight
         names = sorted(sums)
-        totals = self._over_workers(torch.stack([sums[name] for name in names]))
-        by_name = dict(zip(names, totals.tolist(), strict=True))
-        weight_sum = by_name.pop("weight") or 1.0
-        return {name: total / weight_sum for name, total in by_name.items()}
+        both = [*(sums[n] for n in names), *(totals[n] for n in names)]
+        summed = self._over_workers(torch.stack([value.double() for value in both]))
+        summed, weight_sums = summed.chunk(2)
+        means = (summed / weight_sums.clamp(min=1e-30)).float()
+        by_name = dict(zip(names, means.unbind(), strict=True))
+        by_name["loss"] = self.core.loss(by_name)
+        return {name: float(value) for name, value in sorted(by_name.items())}
+
+    def _validation_batch(self, rows: np.ndarray) -> Batch:
+        assert self.validation is not None
+        return self.validation.batch(rows, self.device)
 
     def _over_workers(self, sums: Tensor) -> Tensor:
         summed = sums.double().to(self.device)
@@ -273,6 +354,11 @@ class _Run:
         tensors: TensorGroups = {
             "model": self.core.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer, self.parameters),
+            "tables": {
+                f"{name}|{key}": value
+                for name, trainer in self.tables.items()
+                for key, value in trainer.state().items()
+            },
             "best": self.best,
         }
         saved = asdict(self.progress) | {"best_metrics": self.best_metrics}
@@ -280,7 +366,7 @@ class _Run:
             saved["best_loss"] = None
         self.store.save(self.progress.step, tensors, saved)
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self) -> float:
         factor = learning_rate_factor(
             self.progress.step,
             self.config,
@@ -288,6 +374,7 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+        return factor
 
     def _rows_per_second(self) -> float:
         return self.num_rows_trained / self.seconds if self.seconds else 0.0
@@ -305,8 +392,8 @@ def _own_randomness(config: LoopConfig) -> Iterator[None]:
             torch.set_num_threads(num_threads)
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    state = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+def _step_seed(seed: int, step: int) -> int:
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
     return int(state[0])
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from cacs_ray.config import Config
+from cacs_ray.training.tables import TableRule, embedding_tables
 
 
 class LoopConfig(Config):
@@ -22,11 +23,15 @@ class LoopConfig(Config):
     """A small log is passed over again within an epoch until it has this many."""
     learning_rate: float = Field(gt=0)
     embedding_learning_rate: float = Field(gt=0)
-    """Of embedding tables, whose rows are seen less often."""
+    """First step of an embedding row, in root mean square over its numbers."""
+    embedding_doubt: float = Field(ge=0)
+    """Rows of log whose gradient an embedding row doubts before it takes a whole
+    step; 0 lets the first row of log move it by the learning rate."""
+    embedding_forgetting: float = Field(ge=0)
+    """Nats of decay of every embedding over one pass, touched or not: what a rare
+    value learns is held near zero."""
     precision: float = Field(ge=0)
     """1 / variance of the Gaussian prior on every weight but embeddings."""
-    embedding_precision: float = Field(ge=0)
-    """The same for embeddings: what a rare value learns is held near zero."""
     schedule: Literal["constant", "cosine"]
     """Learning rate after the warm-up; cosine falls to a twentieth."""
     num_warmup_steps: int = Field(ge=0)
@@ -63,31 +68,30 @@ def learning_rate_factor(step: int, config: LoopConfig, num_steps: int) -> float
 def make_optimizer(
     step: nn.Module, config: LoopConfig, num_rows: int
 ) -> torch.optim.Optimizer:
-    """Return Adam on the mean loss of a row and its share of the prior's cost.
+    """Return Adam for every weight but embeddings.
 
-    A prior of precision k costs k / 2 w^2 once per weight, that is k / (2 N) w^2
-    per row of N: the more there is to learn from, the less it holds.
+    It minimises the mean loss of a row and its share of the prior's cost: a prior of
+    precision k costs k / 2 w^2 once per weight, that is k / (2 N) w^2 per row of N:
+    the more there is to learn from, the less it holds.
     """
-    tables = {
-        id(p)
-        for m in step.modules()
-        if isinstance(m, nn.Embedding)
-        for p in m.parameters()
+    tables = {id(table.weight) for table in embedding_tables(step).values()}
+    trained = [
+        p for p in step.parameters() if p.requires_grad and id(p) not in tables
+    ]
+    group = {
+        "params": trained,
+        "lr": config.learning_rate,
+        "initial_lr": config.learning_rate,
+        "weight_decay": config.precision / num_rows,
     }
-    groups: list[dict[str, object]] = []
-    trained = [p for p in step.parameters() if p.requires_grad]
-    for is_table, rate, precision in (
-        (True, config.embedding_learning_rate, config.embedding_precision),
-        (False, config.learning_rate, config.precision),
-    ):
-        chosen = [p for p in trained if (id(p) in tables) == is_table]
-        if chosen:
-            groups.append(
-                {
-                    "params": chosen,
-                    "lr": rate,
-                    "initial_lr": rate,
-                    "weight_decay": precision / num_rows,
-                }
-            )
-    return torch.optim.Adam(groups, fused=True)
+    return torch.optim.Adam([group], fused=True)
+
+
+def table_rule(config: LoopConfig, num_rows: int) -> TableRule:
+    """Return how the rows of embedding tables learn from some rows of log."""
+    steps = config.steps_per_pass(num_rows)
+    return TableRule(
+        learning_rate=config.embedding_learning_rate,
+        doubt=config.embedding_doubt * (1.0 / config.batch_size) ** 2,
+        forgetting=config.embedding_forgetting / steps,
+    )

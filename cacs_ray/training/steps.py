@@ -1,6 +1,6 @@
 """From a batch to a stage's loss: what each stage minimises, in parts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -22,8 +22,47 @@ MOST_IMPORTANCE = 10.0
 Parts = dict[str, Tensor]
 """Scalars by name; `loss` is minimised, the others are told."""
 
+WeightedChoice = tuple[GateChoice, Tensor]
+"""What a gate decides for some values, and how often each of them occurs."""
 
-class RankerStep(nn.Module):
+
+class Step(nn.Module):
+    """Turns a batch into the parts of a loss; each is a weighted mean."""
+
+    @property
+    def prices(self) -> Mapping[str, float]:
+        """What a unit of each part costs; parts that are not here are only told."""
+        raise NotImplementedError
+
+    def parts(self, batch: Batch) -> Parts:
+        """Return the parts by name, as means over the batch."""
+        raise NotImplementedError
+
+    def totals(self, batch: Batch) -> Parts:
+        """Return what each part is divided by: the sum of its weights."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, shares: Parts | None = None) -> Parts:
+        """Return `loss` and its parts.
+
+        Args:
+            batch: some rows.
+            shares: this worker's total of each part over the mean of all workers'
+                totals. The mean over workers is then the mean over all their rows.
+        """
+        parts = self.parts(batch)
+        if shares is not None:
+            parts = {name: value * shares[name] for name, value in parts.items()}
+        return {"loss": self.loss(parts), **parts}
+
+    def loss(self, parts: Parts) -> Tensor:
+        """Return what the parts cost together."""
+        prices = self.prices
+        priced = [prices[name] * value for name, value in parts.items() if name in prices]
+        return torch.stack(priced).sum()
+
+
+class RankerStep(Step):
     """Clicks of the shown creative, for the teacher and the serving ranker.
 
     Args:
@@ -48,19 +87,29 @@ class RankerStep(nn.Module):
         self.listwise_click_weight = listwise_click_weight
         self.register_buffer("catalogue_vectors", catalogue_vectors, persistent=False)
 
-    def forward(self, batch: Batch) -> Parts:
-        """Return the loss and its parts."""
+    @property
+    def prices(self) -> Mapping[str, float]:
+        """Prices of the parts."""
+        return {
+            "click_loss": 1.0,
+            "listwise_click_loss": self.listwise_click_weight,
+            "gate_kl": self.ranker.config.gate.kl_weight,
+        }
+
+    def parts(self, batch: Batch) -> Parts:
+        """Return the parts of the loss."""
         ranker = self.ranker
         vectors = None
         if self.catalogue_vectors is not None:
             vectors = gather_rows(self.catalogue_vectors, batch.catalogue_rows)
         context = ranker.encode_context(batch.context)
         creatives = ranker.encode_creatives(batch.creatives, vectors)
-        shown = ranker.blank_some(_shown(batch.creative_index, batch).unsqueeze(-1))
+        shown = ranker.blank_some(
+            _shown(batch.creative_index, batch).unsqueeze(-1), batch.context
+        )
         logits = ranker.combine(context, creatives, shown)[:, 0]
         logits = logits + ranker.position(batch.slot)
         parts = {"click_loss": losses.click_loss(logits, batch.label, batch.weight)}
-        loss = parts["click_loss"]
         if self.listwise_click_weight:
             # Only clicked lists have a say; the others would be scored in vain.
             clicked = _clicked_lists(batch)
@@ -69,14 +118,24 @@ class RankerStep(nn.Module):
                 of_clicked, creatives, batch.creative_index[clicked]
             )
             parts["listwise_click_loss"] = _listwise_clicks(listed, batch, clicked)
-            loss = loss + self.listwise_click_weight * parts["listwise_click_loss"]
-        choices = ranker.gate_choices(batch.context, batch.creatives)
-        parts |= _gate_cost(choices)
-        price = ranker.config.gate.kl_weight
-        return {"loss": loss + price * parts.get("gate_kl", 0.0), **parts}
+        return parts | _gate_cost(self._weighted_choices(batch))
+
+    def totals(self, batch: Batch) -> Parts:
+        """Return the sum of the weights of each part."""
+        totals = {"click_loss": batch.weight.sum()}
+        if self.listwise_click_weight:
+            totals["listwise_click_loss"] = _clicks(batch, _clicked_lists(batch)).sum()
+        return totals | _gate_total(self._weighted_choices(batch))
+
+    def _weighted_choices(self, batch: Batch) -> list[WeightedChoice]:
+        of_ads, of_creatives = self.ranker.gate_choices(batch.context, batch.creatives)
+        rows = torch.ones_like(batch.weight)
+        return [(c, rows) for c in of_ads] + [
+            (c, _occurrences(batch)) for c in of_creatives
+        ]
 
 
-class StudentStep(nn.Module):
+class StudentStep(Step):
     """Clicks of the shown creative, and the teacher's opinion of the whole list.
 
     Args:
@@ -107,8 +166,18 @@ class StudentStep(nn.Module):
         self.listwise_click_weight = listwise_click_weight
         self.temperature = temperature
 
-    def forward(self, batch: Batch) -> Parts:
-        """Return the loss and its parts."""
+    @property
+    def prices(self) -> Mapping[str, float]:
+        """Prices of the parts."""
+        return {
+            "click_loss": self.click_weight,
+            "listwise_click_loss": self.listwise_click_weight,
+            "gate_kl": self.selector.config.gate.kl_weight,
+            "distillation_loss": self.distillation_weight,
+        }
+
+    def parts(self, batch: Batch) -> Parts:
+        """Return the parts of the loss, and how often teacher and student agree."""
         selector = self.selector
         scores = selector.score(
             selector.user_vectors(batch.context),
@@ -118,22 +187,34 @@ class StudentStep(nn.Module):
         offset = selector.click_offset(batch.context)
         logits = _shown(scores, batch) + offset + selector.position(batch.slot)
         parts = {"click_loss": losses.click_loss(logits, batch.label, batch.weight)}
-        loss = self.click_weight * parts["click_loss"]
         if self.listwise_click_weight:
             clicked = _clicked_lists(batch)
             chosen = _listwise_clicks(scores[clicked], batch, clicked)
             parts["listwise_click_loss"] = chosen
-            loss = loss + self.listwise_click_weight * chosen
-        parts |= _gate_cost(selector.gate_choices(batch.creatives))
-        price = selector.config.gate.kl_weight
-        loss = loss + price * parts.get("gate_kl", 0.0)
+        parts |= _gate_cost(self._weighted_choices(batch))
         if self.distillation != "none" and batch.teacher_logits is not None:
             # With the offset it is a click logit in slot 0, as the teacher's is.
             taught = self._taught(scores + offset.unsqueeze(-1), batch)
-            loss = loss + self.distillation_weight * taught
             parts["distillation_loss"] = taught
             parts["teacher_agreement"] = top_agreement(scores, batch)
-        return {"loss": loss, **parts}
+        return parts
+
+    def totals(self, batch: Batch) -> Parts:
+        """Return the sum of the weights of each part."""
+        totals = {"click_loss": batch.weight.sum()}
+        if self.listwise_click_weight:
+            totals["listwise_click_loss"] = _clicks(batch, _clicked_lists(batch)).sum()
+        totals |= _gate_total(self._weighted_choices(batch))
+        if self.distillation != "none" and batch.teacher_logits is not None:
+            num_real = batch.creative_mask.sum(-1)
+            least = 1 if self.distillation == "pointwise" else 2
+            totals["distillation_loss"] = (batch.weight * (num_real >= least)).sum()
+            totals["teacher_agreement"] = (num_real >= 2).sum().float()
+        return totals
+
+    def _weighted_choices(self, batch: Batch) -> list[WeightedChoice]:
+        choices = self.selector.gate_choices(batch.creatives)
+        return [(choice, _occurrences(batch)) for choice in choices]
 
     def _taught(self, logits: Tensor, batch: Batch) -> Tensor:
         teacher, mask, weight = (
@@ -185,24 +266,48 @@ def _listwise_clicks(
     scores: Float[Tensor, "b C"], batch: Batch, clicked: Int[Tensor, " b"]
 ) -> Float[Tensor, ""]:
     """Return the list-wise click loss of a batch from its clicked lists' scores."""
-    uniform = 1.0 / batch.list_length[clicked]
-    # Without a propensity the choice is taken as uniform.
-    importance = (uniform / batch.propensity[clicked]).nan_to_num(nan=1.0)
-    clicks = batch.label[clicked] * batch.weight[clicked]
     return losses.listwise_click_loss(
         scores,
         batch.shown_index[clicked],
         batch.creative_mask[clicked],
-        clicks * importance.clamp(max=MOST_IMPORTANCE),
+        _clicks(batch, clicked),
     )
 
 
-def _gate_cost(choices: Sequence[GateChoice]) -> Parts:
+def _clicks(batch: Batch, clicked: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Return the clicks of clicked lists, as under a uniform choice."""
+    uniform = 1.0 / batch.list_length[clicked]
+    # Without a propensity the choice is taken as uniform.
+    importance = (uniform / batch.propensity[clicked]).nan_to_num(nan=1.0)
+    clicks = batch.label[clicked] * batch.weight[clicked]
+    return clicks * importance.clamp(max=MOST_IMPORTANCE)
+
+
+def _occurrences(batch: Batch) -> Float[Tensor, " K"]:
+    """Return how often each distinct creative is in the lists of a batch.
+
+    Weighted so, a creative that two workers meet costs as much as for one.
+    """
+    num_creatives = len(batch.catalogue_rows)
+    counts = torch.bincount(batch.creative_index.ravel(), minlength=num_creatives)
+    counts[0] = 0
+    return counts.float()
+
+
+def _gate_cost(choices: Sequence[WeightedChoice]) -> Parts:
     """Return the mean cost of learnt gates, nothing when there are none."""
     if not choices:
         return {}
-    costs = [
-        losses.gate_kl_loss(c.keep_probability, c.prior_probability, c.is_seen)
-        for c in choices
-    ]
-    return {"gate_kl": torch.stack(costs).mean()}
+    cost = losses.gate_kl_loss(
+        torch.cat([choice.keep_probability for choice, _ in choices]),
+        torch.cat([choice.prior_probability for choice, _ in choices]),
+        torch.cat([choice.is_seen * weight for choice, weight in choices]),
+    )
+    return {"gate_kl": cost}
+
+
+def _gate_total(choices: Sequence[WeightedChoice]) -> Parts:
+    if not choices:
+        return {}
+    seen = [(choice.is_seen * weight).sum() for choice, weight in choices]
+    return {"gate_kl": torch.stack(seen).sum()}
