@@ -147,7 +147,12 @@ def curves_plot(stage: str, records: Sequence[Branch]) -> str:
 
 def _quantities(records: Sequence[Branch]) -> list[str]:
     """Return what was reported as `train/` or `validation/`; a lone part is its sum."""
-    names = {name.partition("/")[2] for one in records for name in one if "/" in name}
+    names = {
+        name.partition("/")[2]
+        for one in records
+        for name in one
+        if name.startswith(("train/", "validation/"))
+    }
     if len(names) == 2:
         names.discard("loss")
     return sorted(names)[:12]

@@ -67,7 +67,11 @@ def render_report(report: Report) -> str:
         short=_short,
     )
     page: str = environment.get_template("report.html").render(
-        report=plain, buckets=BUCKETS, order=tuple(figures.COLOURS), plots=_plots(plain)
+        report=plain,
+        buckets=BUCKETS,
+        order=tuple(figures.COLOURS),
+        plots=_plots(plain),
+        step_times=_step_times(plain),
     )
     return page
 
@@ -130,6 +134,22 @@ def _plots(report: Report) -> dict[str, Any]:
             )
         )
     return plots
+
+
+def _step_times(report: Report) -> dict[str, dict[str, float]]:
+    """Return the milliseconds of a step by stage and by what they went into."""
+    start = "step_ms/"
+    times = {}
+    for stage, records in report.get("curves", {}).items():
+        last: Report = next((r for r in reversed(records) if "rows_per_second" in r), {})
+        parts = {
+            name.removeprefix(start): value
+            for name, value in last.items()
+            if name.startswith(start) and value is not None
+        }
+        if parts:
+            times[stage] = {**parts, "rows_per_second": last["rows_per_second"]}
+    return times
 
 
 def _number(value: float | None, digits: int = 3) -> str:

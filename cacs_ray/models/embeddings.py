@@ -100,9 +100,7 @@ class EmbeddingTables(nn.Module):
         span = self.span(of)
         return self.weight[span.start : span.start + span.size]
 
-    def forward(
-        self, of: FieldSpec, index: Int[Tensor, "*N"]
-    ) -> Float[Tensor, "*N D"]:
+    def forward(self, of: FieldSpec, index: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
         """Return the embeddings of a field's values."""
         span = self.span(of)
         rows = index + span.start
@@ -217,9 +215,7 @@ class FieldEncoder(nn.Module):
             parts.append(part)
         return torch.cat(parts, dim=-1)
 
-    def _encode(
-        self, one: FieldSpec, value: Tensor, tables: EmbeddingTables
-    ) -> Tensor:
+    def _encode(self, one: FieldSpec, value: Tensor, tables: EmbeddingTables) -> Tensor:
         if one.encoding == "index":
             return tables(one, value)
         if one.encoding == "index_list":

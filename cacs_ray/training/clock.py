@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Clock:
-    """Seconds by part of a step, since it was last read."""
+    """Seconds by part of a step, since this process began to train."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -22,7 +23,8 @@ class Clock:
             passed = time.perf_counter() - started
             self.seconds[name] = self.seconds.get(name, 0.0) + passed
 
-    def read(self) -> dict[str, float]:
-        """Return the seconds by part and begin anew."""
-        seconds, self.seconds = self.seconds, {}
-        return seconds
+    def step_ms(self) -> dict[str, float]:
+        """Return the mean milliseconds of a step by part; empty before the first."""
+        if not self.steps:
+            return {}
+        return {n: 1000 * s / self.steps for n, s in sorted(self.seconds.items())}

@@ -1,6 +1,6 @@
 """What workers tell each other in a step; with one worker, nothing.
 
-    U  distinct rows of one worker's batch   D  embedding width
+U  distinct rows of one worker's batch   D  embedding width
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Exchange:
         kept = [slice(0, int(size.item())) for size in sizes]
         named = torch.cat([r[k] for r, k in zip(all_rows, kept, strict=True)])
         values = torch.cat([v[k] for v, k in zip(all_values, kept, strict=True)])
-        distinct, place = named.unique(return_inverse=True)
+        distinct, place = torch.unique(named, return_inverse=True)
         total = torch.zeros(len(distinct), gradient.shape[1])
         total.index_add_(0, place, values)
         return distinct, total / self.num_workers

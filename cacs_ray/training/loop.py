@@ -83,6 +83,10 @@ class FitResult:
     num_steps: int
     rows_per_second: float
     """Of this worker's group, over the epochs trained in this process."""
+    step_ms: dict[str, float] = field(default_factory=dict)
+    """Milliseconds of a step by what they went into, on this worker: `data_wait`,
+    `gather`, `forward`, `backward`, `exchange`, `optimizer`, `report`, `checkpoint`.
+    With several workers the exchange of dense gradients is part of `backward`."""
 
 
 def fit(
@@ -192,6 +196,7 @@ class _Run:
                     with self.clock.part("data_wait"):
                         batch = next(batches)
                     self._train_step(batch)
+                    self.clock.steps += 1
                     self.num_rows_trained += len(rows)
         for trainer in self.tables.values():
             trainer.settle()
@@ -233,7 +238,8 @@ class _Run:
         progress.step_in_epoch += 1
         with self.clock.part("report"):
             self._note(parts)
-        self._save_now_and_then()
+        with self.clock.part("checkpoint"):
+            self._save_now_and_then()
 
     def _shares(self, batch: Batch) -> Parts | None:
         """Return this worker's share of each part's weight; None when alone."""
@@ -297,13 +303,19 @@ class _Run:
         progress.is_finished = is_stale or progress.epoch >= self.config.num_epochs
         self._save()
         speed = {"rows_per_second": self._rows_per_second()}
-        self.reporter.end_epoch(progress.step, {**metrics, **speed})
+        split = {f"step_ms/{part}": ms for part, ms in self.clock.step_ms().items()}
+        self.reporter.end_epoch(progress.step, {**metrics, **speed, **split})
 
     def finish(self) -> FitResult:
         if self.best:
             self.core.load_state_dict(self.best)
         self.core.eval()
-        return FitResult(self.best_metrics, self.progress.step, self._rows_per_second())
+        return FitResult(
+            self.best_metrics,
+            self.progress.step,
+            self._rows_per_second(),
+            self.clock.step_ms(),
+        )
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:

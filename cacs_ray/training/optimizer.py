@@ -23,10 +23,12 @@ class LoopConfig(Config):
     """A small log is passed over again within an epoch until it has this many."""
     learning_rate: float = Field(gt=0)
     embedding_learning_rate: float = Field(gt=0)
-    """First step of an embedding row, in root mean square over its numbers."""
+    """Of embedding rows: the longest step of one, in root mean square over its
+    numbers, when there is no doubt."""
     embedding_doubt: float = Field(ge=0)
-    """Rows of log whose gradient an embedding row doubts before it takes a whole
-    step; 0 lets the first row of log move it by the learning rate."""
+    """What a row's sum of squared gradients starts from, in squares of the gradient
+    of one row of log: until as much has been seen, steps are short and in proportion
+    to the gradient. 0 lets a single impression move a row by the learning rate."""
     embedding_forgetting: float = Field(ge=0)
     """Nats of decay of every embedding over one pass, touched or not: what a rare
     value learns is held near zero."""
@@ -75,9 +77,7 @@ def make_optimizer(
     the more there is to learn from, the less it holds.
     """
     tables = {id(table.weight) for table in embedding_tables(step).values()}
-    trained = [
-        p for p in step.parameters() if p.requires_grad and id(p) not in tables
-    ]
+    trained = [p for p in step.parameters() if p.requires_grad and id(p) not in tables]
     group = {
         "params": trained,
         "lr": config.learning_rate,

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from cacs_ray.training.tables import embedding_tables
+
 Metrics = Mapping[str, float]
 
 OnMetrics = Callable[[int, dict[str, float]], None]
@@ -114,6 +116,10 @@ class RayTrainReporter:
         import ray.train.torch
 
         device = ray.train.torch.get_device()
+        # Their rows travel by themselves: DDP would send whole tables.
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            step, [f"{name}.weight" for name in embedding_tables(step)]
+        )
         # Buffers (impression counts, shared vectors) never change in training.
         prepared = ray.train.torch.prepare_model(
             step, parallel_strategy_kwargs={"broadcast_buffers": False}

@@ -30,6 +30,7 @@ from cacs_ray.training.reporter import (
     Reporter,
     ignore_metrics,
 )
+from cacs_ray.training.steps import Step
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Launch:
 class OpenStage:
     """A stage in the process that trains it."""
 
-    step: nn.Module
+    step: Step
     train: Rows
     validation: Rows | None
 
@@ -89,6 +90,8 @@ class TrainResult:
     """Of the epoch whose weights were kept."""
     num_steps: int
     rows_per_second: float
+    step_ms: Mapping[str, float] = field(default_factory=dict)
+    """Milliseconds of a step by what they went into, on rank 0."""
 
 
 class Stage(Protocol):
@@ -169,6 +172,7 @@ def run_stage(stage: Stage, launch: Launch) -> TrainResult:
         result["metrics"],
         result["num_steps"],
         result["rows_per_second"],
+        result["step_ms"],
     )
 
 
@@ -203,6 +207,7 @@ def train_here(
                 "metrics": result.metrics,
                 "num_steps": result.num_steps,
                 "rows_per_second": result.rows_per_second,
+                "step_ms": result.step_ms,
             },
         )
     return result

@@ -58,7 +58,9 @@ class Step(nn.Module):
     def loss(self, parts: Parts) -> Tensor:
         """Return what the parts cost together."""
         prices = self.prices
-        priced = [prices[name] * value for name, value in parts.items() if name in prices]
+        priced = [
+            prices[name] * value for name, value in parts.items() if name in prices
+        ]
         return torch.stack(priced).sum()
 
 

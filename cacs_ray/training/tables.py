@@ -182,4 +182,3 @@ def embedding_tables(step: nn.Module) -> dict[str, EmbeddingTables]:
         and module.weight.requires_grad
         and len(module.weight)
     }
-

@@ -112,10 +112,24 @@ def test_attention_prefers_what_the_ad_is_about():
         "ad.topic": torch.tensor([2, 2]),
     }
     with torch.no_grad():
-        table = ranker.tables.table(SPEC.of("ad")[0]).weight
+        table = ranker.tables.table(SPEC.of("ad")[0])
         table[2], table[3] = 3.0, -3.0
     seen = interest(context, ranker.tables)
     dim = 8
     assert seen[0, -1].item() == 0.5
     assert seen[0, :dim].tolist() == pytest.approx([3.0] * dim, abs=0.01)
     assert seen[1].abs().sum().item() == 0
+
+
+def test_attention_by_value_is_attention_by_place(monkeypatch):
+    ranker = make()
+    (interest,) = ranker.interests
+    context = make_log(200).batch(np.arange(200)).context
+    by_value = interest(context, ranker.tables)
+    mean = ranker.tables.mean(interest.interest, context["user.recent"])
+
+    monkeypatch.setattr(ranker.tables, "is_small", lambda *_: False)
+
+    assert torch.allclose(by_value, interest(context, ranker.tables), atol=1e-6)
+    by_place = ranker.tables.mean(interest.interest, context["user.recent"])
+    assert torch.allclose(mean, by_place, atol=1e-6)

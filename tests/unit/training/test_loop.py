@@ -12,7 +12,7 @@ from cacs_ray.training.checkpoint import CheckpointStore
 from cacs_ray.training.loop import Rows, fit
 from cacs_ray.training.optimizer import learning_rate_factor
 from cacs_ray.training.reporter import PlainReporter
-from cacs_ray.training.steps import RankerStep, StudentStep
+from cacs_ray.training.steps import RankerStep, Step, StudentStep
 from tests import synthetic_log
 from tests.synthetic_log import (
     SPEC,
@@ -125,8 +125,8 @@ def test_the_callers_randomness_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-class CountingStep(torch.nn.Module):
-    """Learns nothing, remembers which rows it saw (by their user and slot)."""
+class CountingStep(Step):
+    """Learns nothing, remembers which rows it saw (by their hour)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,11 +134,18 @@ class CountingStep(torch.nn.Module):
         self.seen: Counter[float] = Counter()
         self.losses = iter([3.0, 1.0, 2.0, 2.0, 2.0])
 
-    def forward(self, batch) -> dict[str, torch.Tensor]:
+    @property
+    def prices(self) -> dict[str, float]:
+        return {"click_loss": 1.0}
+
+    def parts(self, batch) -> dict[str, torch.Tensor]:
         if self.training:
             self.seen.update(batch.context["request.hour"][:, 0].tolist())
-            return {"loss": self.weight * 0.0 + 1.0}
-        return {"loss": torch.tensor(next(self.losses))}
+            return {"click_loss": self.weight * 0.0 + 1.0}
+        return {"click_loss": torch.tensor(next(self.losses))}
+
+    def totals(self, batch) -> dict[str, torch.Tensor]:
+        return {"click_loss": batch.weight.sum()}
 
 
 class Worker(PlainReporter):
@@ -175,8 +182,8 @@ def test_it_stops_when_patience_is_over_and_keeps_the_best():
 
 def test_divergence_is_an_error_not_a_model():
     class Diverging(CountingStep):
-        def forward(self, batch) -> dict[str, torch.Tensor]:
-            return {"loss": self.weight * float("nan")}
+        def parts(self, batch) -> dict[str, torch.Tensor]:
+            return {"click_loss": self.weight * float("nan")}
 
     with pytest.raises(FloatingPointError, match="epoch 0"):
         fit(Diverging(), TRAIN, None, loop_config(), PlainReporter())
