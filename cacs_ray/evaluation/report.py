@@ -141,7 +141,9 @@ def _step_times(report: Report) -> dict[str, dict[str, float]]:
     start = "step_ms/"
     times = {}
     for stage, records in report.get("curves", {}).items():
-        last: Report = next((r for r in reversed(records) if "rows_per_second" in r), {})
+        last: Report = next(
+            (r for r in reversed(records) if "rows_per_second" in r), {}
+        )
         parts = {
             name.removeprefix(start): value
             for name, value in last.items()

@@ -6,6 +6,7 @@ D  embedding width   V  size of one vocabulary
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,9 @@ from cacs_ray.features.spec import FeatureSpec, FieldSpec
 
 INITIAL_SCALE = 0.05
 """Standard deviation of a fresh embedding: small, so that content speaks first."""
+
+Storage = Literal["float32", "bfloat16"]
+"""How embeddings are kept; they are always computed with as float32."""
 
 SMALL_VOCABULARY = 1024
 """Up to this size a vocabulary is gathered whole in every step."""
@@ -74,7 +78,11 @@ class EmbeddingTables(nn.Module):
     """
 
     def __init__(
-        self, spec: FeatureSpec, fields: Sequence[FieldSpec], dim: int
+        self,
+        spec: FeatureSpec,
+        fields: Sequence[FieldSpec],
+        dim: int,
+        storage: Storage = "float32",
     ) -> None:
         super().__init__()
         names = dict.fromkeys(f.vocabulary for f in fields if f.vocabulary is not None)
@@ -85,7 +93,8 @@ class EmbeddingTables(nn.Module):
         for name in names:
             self.spans[name] = Span(start, spec.vocabulary(name).size)
             start += self.spans[name].size
-        self.weight = nn.Parameter(torch.empty(start, dim))
+        kept_as = getattr(torch, storage)
+        self.weight = nn.Parameter(torch.empty(start, dim, dtype=kept_as))
         self.gathered: Gathered | None = None
         with torch.no_grad():
             self.weight.normal_(std=INITIAL_SCALE)
@@ -115,6 +124,19 @@ class EmbeddingTables(nn.Module):
                 places, self.gathered.values, padding_idx=0
             )
         return known[key]
+
+    @torch.no_grad()
+    def take_from(self, other: "EmbeddingTables") -> None:
+        """Copy the rows of every vocabulary that both have.
+
+        A vocabulary that has grown keeps its fresh rows after the old ones.
+        """
+        for name in self.spans.keys() & other.spans.keys():
+            ours, theirs = self.spans[name], other.spans[name]
+            size = min(ours.size, theirs.size)
+            self.weight[ours.start : ours.start + size] = other.weight[
+                theirs.start : theirs.start + size
+            ].to(self.weight.dtype)
 
     def is_small(self, of: FieldSpec, list_length: int) -> bool:
         """Tell whether lists of a field are read faster by value than by place.

@@ -31,6 +31,7 @@ from cacs_ray.models.coins import coins, next_throw, row_numbers
 from cacs_ray.models.embeddings import (
     EmbeddingTables,
     FieldEncoder,
+    Storage,
     Widths,
     gather_rows,
 )
@@ -49,6 +50,9 @@ class RankerConfig(Config):
 
     dim: int = Field(gt=0)
     """Width of one embedding."""
+    storage: Storage = "float32"
+    """How embeddings are kept; bfloat16 takes half the memory, rounded at random so
+    that small steps are not lost."""
     content_dim: int = Field(gt=0)
     """Width of a projected vector, text or image."""
     hidden: int = Field(gt=0)
@@ -121,7 +125,10 @@ class Ranker(nn.Module):
         creative_fields = spec.of("creative") if reads_own else ()
         widths = Widths(config.dim, config.content_dim)
         self.tables = EmbeddingTables(
-            spec, (*context_fields, *creative_fields), config.dim
+            spec,
+            (*context_fields, *creative_fields),
+            config.dim,
+            config.storage,
         )
         self.gate = AdaptiveDropout(
             spec, (*context_fields, *creative_fields), config.gate, counts

@@ -28,6 +28,7 @@ from cacs_ray.models.adaptive_dropout import (
 from cacs_ray.models.embeddings import (
     EmbeddingTables,
     FieldEncoder,
+    Storage,
     Widths,
     gather_rows,
 )
@@ -45,6 +46,9 @@ class SelectorConfig(Config):
 
     dim: int = Field(gt=0)
     """Width of one embedding."""
+    storage: Storage = "float32"
+    """How embeddings are kept; bfloat16 takes half the memory, rounded at random so
+    that small steps are not lost."""
     content_dim: int = Field(gt=0)
     """Width of a projected vector, text or image."""
     hidden: int = Field(gt=0)
@@ -83,7 +87,7 @@ class Selector(nn.Module):
         if not creative_fields:
             raise ValueError("a selector needs a creative or ad field, got none")
         widths = Widths(config.dim, config.content_dim)
-        self.tables = EmbeddingTables(spec, spec.fields, config.dim)
+        self.tables = EmbeddingTables(spec, spec.fields, config.dim, config.storage)
         self.gate = AdaptiveDropout(spec, creative_fields, config.gate, counts)
         self.user_encoder = FieldEncoder(user_fields, widths)
         self.user_tower = Tower(

@@ -120,9 +120,11 @@ def warm_start(ranker: Ranker, teacher: Ranker) -> None:
     that reads both takes the teacher's columns and starts with zeros for the
     vectors: the ranker then begins exactly as the teacher.
     """
+    ranker.tables.take_from(teacher.tables)
     ours = ranker.state_dict()
     for name, theirs in teacher.state_dict().items():
-        if name not in ours or ours[name].ndim != theirs.ndim:
+        is_table = name.startswith("tables.")
+        if is_table or name not in ours or ours[name].ndim != theirs.ndim:
             continue
         if ours[name].shape == theirs.shape:
             ours[name].copy_(theirs)

@@ -117,8 +117,10 @@ class RayTrainReporter:
 
         device = ray.train.torch.get_device()
         # Their rows travel by themselves: DDP would send whole tables.
-        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            step, [f"{name}.weight" for name in embedding_tables(step)]
+        ignored = [f"{name}.weight" for name in embedding_tables(step)]
+        ignore = nn.parallel.DistributedDataParallel
+        ignore._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            step, ignored
         )
         # Buffers (impression counts, shared vectors) never change in training.
         prepared = ray.train.torch.prepare_model(

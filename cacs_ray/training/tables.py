@@ -24,6 +24,8 @@ from cacs_ray.models.embeddings import (
 )
 from cacs_ray.training.exchange import Exchange
 
+_ROWS_AT_ONCE = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class TableRule:
@@ -148,15 +150,18 @@ class TableTrainer:
         learnt = values - self.rule.learning_rate * factor * (
             gradient * scale.unsqueeze(-1)
         )
-        self.tables.weight[rows] = learnt.to(self.tables.weight.dtype)
+        self.tables.weight[rows] = _rounded(learnt, self.tables.weight.dtype)
         self.decayed[rows] = self.clock.float()
         self.clock += self.rule.forgetting * factor
 
     @torch.no_grad()
     def settle(self) -> None:
         """Bring every row up to date, so that the weights can be read."""
-        waited = (self.clock - self.decayed.double()).float()
-        self.tables.weight.mul_((-waited).exp().unsqueeze(-1))
+        if not self.rule.forgetting:
+            return
+        weight = self.tables.weight
+        for rows in torch.split(torch.arange(len(weight)), _ROWS_AT_ONCE):
+            weight[rows] = _rounded(self._current(rows), weight.dtype)
         self.decayed.fill_(self.clock.float())
 
     def state(self) -> dict[str, Tensor]:
@@ -171,6 +176,18 @@ class TableTrainer:
         """Put back what `state` returned."""
         for name, mine in self.state().items():
             mine.copy_(state[name])
+
+
+def _rounded(values: Tensor, kept_as: torch.dtype) -> Tensor:
+    """Round to what the table keeps: to 16 bits at random, right on average.
+
+    To the nearest, a step of less than 1/256 of a number would never arrive.
+    """
+    if kept_as == torch.float32:
+        return values
+    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32)
+    bits = (values.view(torch.int32) + noise) & ~0xFFFF
+    return bits.view(torch.float32).to(kept_as)
 
 
 def embedding_tables(step: nn.Module) -> dict[str, EmbeddingTables]:

@@ -171,6 +171,19 @@ def test_a_warm_start_begins_as_the_teacher(inputs, teacher_dir):
     assert torch.allclose(ranker(*inputs_of, vectors), teacher(*inputs_of), atol=1e-6)
 
 
+def test_a_warm_start_takes_every_vocabulary_that_both_have(inputs, teacher_dir):
+    teacher = load_ranker(teacher_dir, SPEC)
+    config = ranker_config("none", sharing="frozen", keeps_own_fields=False)
+    ranker = Ranker(SPEC, config, inputs.counts, selector_config())
+    assert len(ranker.tables.weight) < len(teacher.tables.weight)
+
+    warm_start(ranker, teacher)
+
+    for field in ranker.tables.fields:
+        ours, theirs = ranker.tables.table(field), teacher.tables.table(field)
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("sharing", ["own", "frozen", "fine_tuned"])
 @pytest.mark.parametrize("keeps_own_fields", [True, False])
 def test_the_serving_ranker_trains_with_each_way_of_sharing(

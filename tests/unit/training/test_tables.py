@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cacs_ray.models import embeddings
+from cacs_ray.models.saved import load_selector, save_selector
 from cacs_ray.models.selector import Selector
 from cacs_ray.training import tables as module
 from cacs_ray.training.exchange import Exchange
@@ -127,3 +128,34 @@ def test_state_put_back_goes_on_alike():
             trainer.step(factor)
     trainer.settle()
     assert torch.equal(second.selector.tables.weight, whole.selector.tables.weight)
+
+
+def test_sixteen_bits_are_right_on_average():
+    torch.manual_seed(0)
+    values = torch.full((200_000,), 1.001)  # between 1 and 1 + 1/128
+    rounded = module._rounded(values, torch.bfloat16).float()
+    assert set(rounded.tolist()) == {1.0, 1.0078125}
+    assert rounded.mean().item() == pytest.approx(1.001, abs=1e-4)
+
+
+def test_a_table_of_sixteen_bits_learns_what_one_of_32_learns():
+    factors = [0.2, 1.0, 0.7, 0.5, 0.1, 1.0, 1.0, 0.3]
+    whole, half = student(), student()
+    tables = half.selector.tables
+    tables.weight.data = tables.weight.data.to(torch.bfloat16)
+    train_by_row(whole, factors)
+    train_by_row(half, factors)
+    assert tables.weight.dtype == torch.bfloat16
+    ours, theirs = tables.weight.float(), whole.selector.tables.weight
+    assert torch.corrcoef(torch.stack([ours.ravel(), theirs.ravel()]))[0, 1] > 0.99
+
+
+def test_a_selector_of_sixteen_bits_comes_back_from_disk(tmp_path):
+    config = selector_config("none").override({"storage": "bfloat16"})
+    selector = Selector(SPEC, config, COUNTS).eval()
+    save_selector(tmp_path, selector, SPEC)
+    again = load_selector(tmp_path, SPEC)
+    assert again.tables.weight.dtype == torch.bfloat16
+    batch = LOG.batch(np.arange(20))
+    vectors = selector.creative_vectors(batch.creatives)
+    assert torch.equal(again.creative_vectors(batch.creatives), vectors)
