@@ -1,0 +1,1 @@
+"""Programs of the peers: each stands alone and ends with one line of JSON."""
