@@ -45,7 +45,7 @@ def peer_python(out: Path) -> Path:
     python, marker = root / "bin" / "python", root / "installed.txt"
     wanted = "\n".join(peer_requirements())
     if not marker.is_file() or marker.read_text() != wanted:
-        venv.create(root, with_pip=True)
+        venv.create(root, with_pip=True, clear=True, symlinks=True)
         quiet = ["-q", "--disable-pip-version-check", "--no-compile"]
         subprocess.run(
             [str(python), "-m", "pip", "install", *quiet, *wanted.split()], check=True

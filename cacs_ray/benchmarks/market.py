@@ -1,12 +1,11 @@
 """The logs that comparisons read: simulated once, kept, and encoded once."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from cacs_ray.benchmarks.child import run_module
 from cacs_ray.data.dataset import read_dataset, write_dataset
-from cacs_ray.data.files import atomic_directory, read_json, write_json
+from cacs_ray.data.files import atomic_directory
 from cacs_ray.features.store import open_fitted
 from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import market_recipe
@@ -59,16 +58,8 @@ def encoded(out: Path, recipe: str, num_impressions: int) -> StageInput:
     if not place.exists():
         source = market(out, recipe, num_impressions).described
         with atomic_directory(place) as partial:
-            done = run_module(_OURS, str(source), str(partial), "3")
-            write_json(partial / "said.json", dict(done.said))
+            run_module(_OURS, str(source), str(partial), "3")
     directory = place / "encoded"
     fitted = open_fitted(directory)
     counts = {name: v.counts for name, v in fitted.vocabularies.items()}
     return StageInput(str(directory), fitted.spec, counts)
-
-
-def bounds(out: Path, recipe: str, num_impressions: int) -> str:
-    """Return the windows of an encoded market as JSON: name to [start, end)."""
-    encoded(out, recipe, num_impressions)
-    place = out / "encoded" / f"{recipe}-{num_impressions}"
-    return json.dumps(read_json(place / "said.json")["bounds"])

@@ -1,5 +1,6 @@
 """Validation, join and encoding against DuckDB and Polars, on the same files."""
 
+import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from cacs_ray.benchmarks.child import NUM_CPUS, Finished, run_child, run_module
 from cacs_ray.benchmarks.environment import peer_python
-from cacs_ray.benchmarks.market import Market, bounds, market
+from cacs_ray.benchmarks.market import Market, market
 from cacs_ray.benchmarks.outcome import (
     Outcome,
     Settings,
@@ -20,7 +21,7 @@ from cacs_ray.benchmarks.outcome import (
     interleave,
 )
 
-_PEERS: Final = Path(__file__).parent / "peers"
+_HERE: Final = Path(__file__).parent
 _GIB: Final = 2**30
 _SMALL_ROWS: Final = 500_000
 _PHASES: Final = ("validate_s", "fit_s", "encode_s")
@@ -109,6 +110,7 @@ class Contest:
     def __init__(self, out: Path, recipe: str, num_impressions: int) -> None:
         self._out = out.absolute()
         self._recipe, self._num_impressions = recipe, num_impressions
+        self._bounds: str | None = None
 
     def __len__(self) -> int:
         return self._num_impressions
@@ -118,29 +120,33 @@ class Contest:
         """The log, simulated when it is first asked for."""
         return market(self._out, self._recipe, self._num_impressions)
 
-    @cached_property
-    def _bounds(self) -> str:
-        return bounds(self._out, self._recipe, self._num_impressions)
-
     def written(self, side: str) -> Path:
         """Return where a side writes; what its last run left stands there."""
         return self._out / "preprocessed" / side
 
     def run(self, side: str) -> Finished:
-        """Preprocess the market once; the earlier result of this side is removed."""
+        """Preprocess the market once; the earlier result of this side is removed.
+
+        Raises:
+            ValueError: a peer is run before our side, which finds the windows.
+        """
         target = self.written(side)
         shutil.rmtree(target, ignore_errors=True)
         if side == "ours":
             target.mkdir(parents=True)
-            return run_module(
+            done = run_module(
                 "cacs_ray.benchmarks.ours_preprocessing",
                 str(self.market.described),
                 str(target),
                 str(NUM_CPUS + 1),
             )
+            self._bounds = json.dumps(done.said["bounds"])
+            return done
+        if self._bounds is None:
+            raise ValueError("peers are given the windows that our side found first")
         target.parent.mkdir(parents=True, exist_ok=True)
         arguments = [str(self.market.root), str(target), self._bounds]
-        script = str(_PEERS / f"{side}_preprocessing.py")
+        script = str(_HERE / f"peer_{side}.py")
         if side == "duckdb":
             python = str(peer_python(self._out))
             return run_child([python, script, *arguments, str(NUM_CPUS)])

@@ -13,7 +13,7 @@ from cacs_ray.benchmarks.market import market
 from cacs_ray.benchmarks.ours_preprocessing import WINDOWS, preprocess
 from cacs_ray.data.dataset import read_dataset
 
-SCRIPTS = Path(__file__).parents[2] / "cacs_ray" / "benchmarks" / "peers"
+SCRIPTS = Path(__file__).parents[2] / "cacs_ray" / "benchmarks"
 FAULTS = {
     "bad_slot": pl.col("slot") - 1000,
     "bad_bid": pl.col("bid_micros") * 0,
@@ -65,7 +65,7 @@ def test_polars_accepts_rejects_and_encodes_the_same_rows(
     ours = preprocess(read_dataset(broken_market.described), tmp_path)
 
     theirs = run(
-        "polars_preprocessing.py",
+        "peer_polars.py",
         sys.executable,
         broken_market.root,
         tmp_path / "theirs",

@@ -1,6 +1,6 @@
 """The same validation, join and encoding in Polars, on its streaming engine.
 
-python polars_preprocessing.py DATASET OUT BOUNDS_JSON
+python peer_polars.py DATASET OUT BOUNDS_JSON
 
 Fits the columns of the simulated market, the only dataset it knows: impressions
 have no vectors and no candidate lists (it stops when they do).

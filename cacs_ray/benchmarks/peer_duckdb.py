@@ -1,6 +1,6 @@
 """The same validation, join and encoding as one DuckDB script.
 
-python duckdb_preprocessing.py DATASET OUT BOUNDS_JSON NUM_THREADS
+python peer_duckdb.py DATASET OUT BOUNDS_JSON NUM_THREADS
 
 Fits the columns of the simulated market, the only dataset it knows: impressions
 have no vectors and no candidate lists (it stops when they do). Rows may be written
