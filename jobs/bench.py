@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cacs_ray.benchmarks.bench import COMPARISONS, run_bench
 from cacs_ray.benchmarks.outcome import Settings
+from cacs_ray.benchmarks.profile import write_profile
 from cacs_ray.command import job_parser, run_job
 
 
@@ -31,9 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--repeats", type=int, default=3, help="pairs of each comparison"
     )
     parser.add_argument(
-        "--write-results",
-        action="store_true",
-        help="put the table into docs/results.md",
+        "--write-results", action="store_true", help="put it into docs/results.md"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="write the operators of a step as well"
     )
     return run_job(parser, bench, argv)
 
@@ -42,6 +44,8 @@ def bench(args: argparse.Namespace) -> dict[str, object]:
     """Run the comparisons that the options name."""
     settings = Settings(Path(args.out).absolute(), args.rows, args.repeats)
     results = Path("docs/results.md") if args.write_results else None
+    if args.profile:
+        write_profile(settings.out)
     return run_bench(settings, args.only.split(","), results=results)
 
 

@@ -60,9 +60,9 @@ def run_bench(
         log.info("%s ...", name)
         outcomes += COMPARISONS[name](settings)
         write_report(settings.out, outcomes, facts)
+        if results is not None:
+            replace_section(results, markdown(outcomes, facts))
     show(outcomes)
-    if results is not None:
-        replace_section(results, markdown(outcomes, facts))
     return {
         "out": settings.out,
         "comparisons": len(outcomes),

@@ -86,6 +86,12 @@ class Contestant:
         """The training window."""
         return self._opened[1]
 
+    @property
+    def first_rows(self) -> np.ndarray:
+        """Rows of one batch, drawn from all."""
+        order = np.random.default_rng(0).permutation(len(self.rows))
+        return order[: self.loop.batch_size]
+
     @cached_property
     def batches(self) -> list[Batch]:
         """All rows as tensors, made beforehand."""
@@ -142,7 +148,7 @@ def _beside_plain(side: Contestant, settings: Settings) -> list[Outcome]:
     return [
         compared(f"{what}: loop in process / plain", ours, plain, "rows/s", goal),
         compared(f"{what}: Ray Train / plain", on_ray, beside, "rows/s", goal),
-        limit(f"{what}: memory bandwidth", side.step, side.batches[0], max(ours)),
+        limit(f"{what}: ours / memory limit", side.step, side.batches[0], max(ours)),
     ]
 
 
