@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cacs_ray.benchmarks.bench import COMPARISONS, run_bench
+from cacs_ray.benchmarks.operators import write_profile
 from cacs_ray.benchmarks.outcome import Settings
-from cacs_ray.benchmarks.profile import write_profile
 from cacs_ray.command import job_parser, run_job
 
 

@@ -11,7 +11,7 @@ from cacs_ray.benchmarks.preprocessing import preprocessing
 from cacs_ray.benchmarks.report import markdown, replace_section, show, write_report
 from cacs_ray.benchmarks.scale import scale
 from cacs_ray.benchmarks.tracking import tracking
-from cacs_ray.benchmarks.training import training
+from cacs_ray.benchmarks.training import peers, training
 from cacs_ray.benchmarks.vocabulary import vocabulary
 from cacs_ray.errors import InputError
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 COMPARISONS: Final[Mapping[str, Comparison]] = {
     "preprocessing": preprocessing,
     "training": training,
+    "peers": peers,
     "vocabulary": vocabulary,
     "scale": scale,
     "tracking": tracking,

@@ -55,9 +55,18 @@ def run_child(
     return Finished(json.loads(stdout.splitlines()[-1]), sampler.peak_bytes)
 
 
-def run_module(module: str, *arguments: str) -> Finished:
+def run_module(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Finished:
     """Run one of our own modules in a fresh interpreter; see `run_child`."""
-    return run_child([sys.executable, "-m", module, *arguments])
+    return run_child([sys.executable, "-m", module, *arguments], environment)
+
+
+def run_script(python: Path | str, script: str, *arguments: str) -> Finished:
+    """Run a peer's program, which stands here but sees nothing of us."""
+    place = str(Path(__file__).parent / script)
+    # -P: modules beside the program must not hide those of the standard library.
+    return run_child([str(python), "-P", place, *arguments])
 
 
 def tell(result: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """The student on some simulated nodes of one processor each.
 
 python -m cacs_ray.benchmarks.ours_scale ENCODED OUT NUM_WORKERS
+
+Expects the variables of `cluster.local_environment`, for the loopback address alone.
 """
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 
 from cacs_ray.benchmarks.child import tell
 from cacs_ray.benchmarks.training import Contestant
-from cacs_ray.cluster import local_environment
 from cacs_ray.features.store import open_fitted
 from cacs_ray.training.stage import Launch, StageInput, TrainResult, run_stage
 from cacs_ray.training.student import StudentStage
@@ -82,7 +82,6 @@ def _said(result: TrainResult, bytes_per_step: float) -> dict[str, object]:
 def main() -> None:
     """Start the nodes, train on them in a thread, say what came out."""
     directory, out, num_workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    os.environ.update(local_environment())
     import ray
     from ray.cluster_utils import Cluster
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from cacs_ray.benchmarks.child import NUM_CPUS, Finished, run_child, run_module
+from cacs_ray.benchmarks.child import NUM_CPUS, Finished, run_module, run_script
 from cacs_ray.benchmarks.environment import peer_python
 from cacs_ray.benchmarks.market import Market, market
 from cacs_ray.benchmarks.outcome import (
@@ -21,7 +21,6 @@ from cacs_ray.benchmarks.outcome import (
     interleave,
 )
 
-_HERE: Final = Path(__file__).parent
 _GIB: Final = 2**30
 _MOST_REPEATS: Final = 2
 """Millions of rows take minutes, and differ little from run to run."""
@@ -149,11 +148,10 @@ class Contest:
             raise ValueError("peers are given the windows that our side found first")
         target.parent.mkdir(parents=True, exist_ok=True)
         arguments = [str(self.market.root), str(target), self._bounds]
-        script = str(_HERE / f"peer_{side}.py")
         if side == "duckdb":
-            python = str(peer_python(self._out))
-            return run_child([python, script, *arguments, str(NUM_CPUS)])
-        return run_child([sys.executable, script, *arguments])
+            python = peer_python(self._out)
+            return run_script(python, "peer_duckdb.py", *arguments, str(NUM_CPUS))
+        return run_script(sys.executable, "peer_polars.py", *arguments)
 
     @staticmethod
     def refuse_disagreement(said: Mapping[str, Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from cacs_ray.benchmarks.child import run_module
 from cacs_ray.benchmarks.market import encoded
 from cacs_ray.benchmarks.outcome import Outcome, Settings, alone, at_most
 from cacs_ray.benchmarks.training import NUM_ROWS, Contestant
+from cacs_ray.cluster import local_environment
 
 WORKERS: Final = (1, 2, 4)
 _TOLERANCE: Final = 1e-3
@@ -25,6 +26,8 @@ def scale(settings: Settings) -> list[Outcome]:
             inputs.encoded_dir,
             str(place),
             str(num_workers),
+            # Ray reads its switches when it is imported.
+            environment=local_environment(),
         ).said
     step = Contestant(inputs, "student").step
     dense = _FLOAT_BYTES * sum(p.numel() for p in step.parameters())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cacs_ray.benchmarks.child import NUM_CPUS, run_child
+from cacs_ray.benchmarks.child import NUM_CPUS, run_script
 from cacs_ray.benchmarks.environment import peer_python
 from cacs_ray.benchmarks.limit import limit
 from cacs_ray.benchmarks.market import encoded
@@ -129,13 +129,20 @@ class Contestant:
 
 
 def training(settings: Settings) -> list[Outcome]:
-    """Compare both models with plain PyTorch and the peers; see the table."""
+    """Compare both models with plain PyTorch, and a pass with distillation."""
+    teacher, student = _sides(settings)
+    table = [*_beside_plain(teacher, settings), *_beside_plain(student, settings)]
+    return [*table, _distillation(student, settings)]
+
+
+def peers(settings: Settings) -> list[Outcome]:
+    """Compare both models with DeepCTR-Torch and torch-rechub; see `_PEERS`."""
+    return [row for side in _sides(settings) for row in _beside_peers(side, settings)]
+
+
+def _sides(settings: Settings) -> tuple[Contestant, Contestant]:
     inputs = encoded(settings.out, "small", NUM_ROWS)
-    sides = [Contestant(inputs, "teacher"), Contestant(inputs, "student")]
-    table = [outcome for side in sides for outcome in _beside_plain(side, settings)]
-    for side in sides:
-        table += _beside_peers(side, settings)
-    return [*table, _distillation(sides[1], settings)]
+    return Contestant(inputs, "teacher"), Contestant(inputs, "student")
 
 
 def _beside_plain(side: Contestant, settings: Settings) -> list[Outcome]:
@@ -154,18 +161,17 @@ def _beside_plain(side: Contestant, settings: Settings) -> list[Outcome]:
 
 def _beside_peers(side: Contestant, settings: Settings) -> list[Outcome]:
     rows = export_rows(side.rows, settings.out / "peer_rows")
-    python = str(peer_python(settings.out))
-    script = str(Path(__file__).parent / "peer_training.py")
+    python = peer_python(settings.out)
     sizes: dict[str, int] = {}
 
     def measure(peer: str) -> float:
-        said = run_child([python, script, peer, str(rows)]).said
+        said = run_script(python, "peer_training.py", peer, str(rows)).said
         sizes[peer] = said["parameters"]
         return float(said["rows_per_second"])
 
-    peers = _PEERS[side.role]
+    names = _PEERS[side.role]
     measures: list[Callable[[], float]] = [side.fitted]
-    measures += [lambda p=peer: measure(p) for peer in peers]  # type: ignore[misc]
+    measures += [lambda p=peer: measure(p) for peer in names]  # type: ignore[misc]
     ours, *theirs = interleave(measures, settings.repeats, warm_ups=0)
     own = sum(p.numel() for p in side.step.parameters())
     return [
@@ -177,7 +183,7 @@ def _beside_peers(side: Contestant, settings: Settings) -> list[Outcome]:
             at_least(3.0),
             f"{own:,} and {sizes[peer]:,} parameters",
         )
-        for peer, figures in zip(peers, theirs, strict=True)
+        for peer, figures in zip(names, theirs, strict=True)
     ]
 
 
