@@ -74,6 +74,10 @@ serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR
 	  RAY_AUTH_TOKEN=$$(python -c 'import secrets; print(secrets.token_hex(32))'); \
 	exec $(BIN)/serve run --address local serve.app:build_app bundle=$(abspath $(BUNDLE))
 
+.PHONY: bench
+bench: setup ## speed and memory beside peers; ARGS="--only preprocessing --rows 500000"
+	@$(BIN)/python -m jobs.bench $(ARGS)
+
 .PHONY: test
 test: setup ## all tests; ARGS="-k name" for some
 	@$(BIN)/python -m pytest -q $(ARGS)

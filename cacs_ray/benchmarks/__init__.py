@@ -1,0 +1,1 @@
+"""Comparisons of speed and memory, each with what it is compared to."""
