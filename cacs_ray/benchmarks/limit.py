@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cacs_ray.benchmarks.machine import memory_bandwidth
 from cacs_ray.benchmarks.outcome import Outcome, compared
-from cacs_ray.features.batch import Batch
+from cacs_ray.features.batch import ROW, Batch
+from cacs_ray.models.embeddings import EmbeddingTables
 
 _FLOAT_BYTES: Final = 4
 _PER_ACTIVATION: Final = 4
@@ -57,9 +58,9 @@ def bytes_per_row(step: nn.Module, batch: Batch) -> float:
         for hook in hooks:
             hook.remove()
     for key, value in (*batch.context.items(), *batch.creatives.items()):
-        if not value.is_floating_point():
+        if key != ROW and not value.is_floating_point():
             looked_up.setdefault(key, []).append(value.flatten())
-    width = max((m.embedding_dim for m in _tables(step)), default=0)
+    width = max((tables.dim for tables in _tables(step)), default=0)
     touched = sum(
         len(np.unique(torch.cat(values).numpy())) for values in looked_up.values()
     )
@@ -69,8 +70,8 @@ def bytes_per_row(step: nn.Module, batch: Batch) -> float:
     return numbers * _FLOAT_BYTES / len(batch.label)
 
 
-def _tables(step: nn.Module) -> list[nn.Embedding]:
-    return [module for module in step.modules() if isinstance(module, nn.Embedding)]
+def _tables(step: nn.Module) -> list[EmbeddingTables]:
+    return [part for part in step.modules() if isinstance(part, EmbeddingTables)]
 
 
 @cache

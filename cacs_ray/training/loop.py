@@ -56,8 +56,7 @@ class Rows:
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
         """Return some rows as tensors on a device."""
         taught = None if self.teacher_logits is None else self.teacher_logits[rows]
-        batch = self.log.batch(rows, taught, wanted=self.wanted)
-        return batch if device.type == "cpu" else _moved(batch, device)
+        return moved(self.log.batch(rows, taught, wanted=self.wanted), device)
 
 
 @dataclass
@@ -195,16 +194,19 @@ class _Run:
                 for rows in steps:
                     with self.clock.part("data_wait"):
                         batch = next(batches)
-                    self._train_step(batch)
+                    self._train_step(*batch)
                     self.clock.steps += 1
                     self.num_rows_trained += len(rows)
         for trainer in self.tables.values():
             trainer.settle()
         self.seconds += time.perf_counter() - started
 
-    def _make_batch(self, global_rows: np.ndarray) -> Batch:
+    def _make_batch(self, global_rows: np.ndarray) -> tuple[Batch, list[Tensor]]:
+        """Return this worker's part of a step, and the rows of tables it names."""
         rows = global_rows[self.reporter.rank :: self.reporter.num_workers]
-        return self.train.batch(rows, self.device)
+        batch = self.train.batch(rows, torch.device("cpu"))
+        named = [trainer.named_rows(batch) for trainer in self.tables.values()]
+        return moved(batch, self.device), named
 
     def _batches(self, this_pass: int) -> list[np.ndarray]:
         """Cut a pass into batches of all workers together."""
@@ -214,7 +216,7 @@ class _Run:
         # As equal as possible, so that no worker is left without rows at the end.
         return np.array_split(order.permutation(len(self.train)), self.steps_per_pass)
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, batch: Batch, named: list[Tensor]) -> None:
         progress = self.progress
         # The same on every worker: coins fall by row, not by worker.
         torch.manual_seed(_step_seed(self.config.seed, progress.step))
@@ -222,8 +224,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         with ExitStack() as stack:
             with self.clock.part("gather"):
-                for trainer in self.tables.values():
-                    stack.enter_context(trainer.open(batch))
+                for trainer, rows in zip(self.tables.values(), named, strict=True):
+                    stack.enter_context(trainer.open(rows))
             with self.clock.part("exchange"):
                 shares = self._shares(batch)
             with self.clock.part("forward"):
@@ -414,8 +416,10 @@ def _blocks(num_rows: int, size: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + size, num_rows))
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
+def moved(batch: Batch, device: torch.device) -> Batch:
     """Return the batch with every tensor on a device."""
+    if device.type == "cpu":
+        return batch
     changes: dict[str, object] = {}
     for item in fields(batch):
         value = getattr(batch, item.name)

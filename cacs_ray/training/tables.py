@@ -66,12 +66,12 @@ class TableTrainer:
         exchange: Exchange,
     ) -> None:
         self.tables, self.rule, self.exchange = tables, rule, exchange
-        num_rows = len(tables.weight)
-        self.squares = torch.full((num_rows,), rule.doubt)
+        num_rows, device = len(tables.weight), tables.weight.device
+        self.squares = torch.full((num_rows,), rule.doubt, device=device)
         """Sum of mean squared gradients by row."""
-        self.decayed = torch.zeros(num_rows)
+        self.decayed = torch.zeros(num_rows, device=device)
         """The clock when a row was last decayed."""
-        self.clock = torch.zeros((), dtype=torch.float64)
+        self.clock = torch.zeros((), dtype=torch.float64, device=device)
         """Nats of decay since training began."""
         spans = tables.spans.values()
         small = [s for s in spans if s.size <= SMALL_VOCABULARY]
@@ -85,47 +85,51 @@ class TableTrainer:
             if tables.span(field).size > SMALL_VOCABULARY
         )
         # Places of the rows of a batch; only those of the batch at hand are valid.
-        self._places = np.zeros(num_rows, np.int32)
-        self._as_tensor = torch.from_numpy(self._places)
+        self._places = torch.zeros(num_rows, dtype=torch.int32, device=device)
+        self._marks = np.zeros(num_rows, np.int32)
         self._rows = torch.zeros(0, dtype=torch.int64)
         self._values = torch.zeros(0, tables.dim)
 
+    def named_rows(self, batch: Batch) -> Tensor:
+        """Return the distinct rows that a batch names, int64 [U].
+
+        May run in another thread than `open` and `step`, but in one at a time.
+        """
+        named = [np.array([], np.int64)]
+        for field in self._marked:
+            start = self.tables.span(field).start
+            for features in (batch.context, batch.creatives):
+                if field.key in features:
+                    flat = features[field.key].numpy().ravel()
+                    named.append(flat[flat > 0] + start)
+        every = np.concatenate(named)
+        # Of equal rows the last one written stands: it is the one that is kept.
+        order = np.arange(len(every), dtype=np.int32)
+        self._marks[every] = order
+        distinct = every[self._marks[every] == order]
+        return torch.from_numpy(np.concatenate([self._small, distinct]))
+
     @contextmanager
-    def open(self, batch: Batch) -> Iterator[None]:
-        """Let lookups of the block read and train the rows of a batch."""
-        self._rows = torch.from_numpy(self._distinct_rows(batch))
-        blank = torch.zeros(1, self.tables.dim)
+    def open(self, rows: Tensor) -> Iterator[None]:
+        """Let lookups of the block read and train some rows.
+
+        Args:
+            rows: all that the block looks up, from `named_rows`.
+        """
+        places = self._places
+        self._rows = rows = rows.to(places.device)
+        places[rows] = torch.arange(
+            1, len(rows) + 1, dtype=places.dtype, device=places.device
+        )
+        blank = torch.zeros(1, self.tables.dim, device=places.device)
         with torch.no_grad():
-            values = torch.cat([blank, self._current(self._rows)])
+            values = torch.cat([blank, self._current(rows)])
         self._values = values.requires_grad_()
-        self.tables.gathered = Gathered(self._values, self._as_tensor)
+        self.tables.gathered = Gathered(self._values, places)
         try:
             yield
         finally:
             self.tables.gathered = None
-
-    def _distinct_rows(self, batch: Batch) -> np.ndarray:
-        """Return the rows that a batch names and note their places, from 1."""
-        named = [np.array([], np.int64)]
-        for field in self._marked:
-            source = batch.context if field.key in batch.context else batch.creatives
-            index = [source[field.key]]
-            if field.of == "ad":
-                index.append(batch.creatives[field.key])
-            start = self.tables.span(field).start
-            for one in index:
-                flat = one.numpy().ravel()
-                named.append(flat[flat > 0] + start)
-        return self._placed(np.concatenate(named))
-
-    def _placed(self, named: np.ndarray) -> np.ndarray:
-        # Of equal rows the last one written stands: it is the one that is kept.
-        order = np.arange(len(named), dtype=np.int32)
-        self._places[named] = order
-        distinct = named[self._places[named] == order]
-        rows = np.concatenate([self._small, distinct])
-        self._places[rows] = np.arange(1, len(rows) + 1, dtype=np.int32)
-        return rows
 
     def _current(self, rows: Tensor) -> Tensor:
         """Return rows as they are now, all decay included."""
@@ -160,7 +164,8 @@ class TableTrainer:
         if not self.rule.forgetting:
             return
         weight = self.tables.weight
-        for rows in torch.split(torch.arange(len(weight)), _ROWS_AT_ONCE):
+        every = torch.arange(len(weight), device=weight.device)
+        for rows in torch.split(every, _ROWS_AT_ONCE):
             weight[rows] = _rounded(self._current(rows), weight.dtype)
         self.decayed.fill_(self.clock.float())
 
@@ -185,7 +190,9 @@ def _rounded(values: Tensor, kept_as: torch.dtype) -> Tensor:
     """
     if kept_as == torch.float32:
         return values
-    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32)
+    noise = torch.randint(
+        0, 1 << 16, values.shape, dtype=torch.int32, device=values.device
+    )
     bits = (values.view(torch.int32) + noise) & ~0xFFFF
     return bits.view(torch.float32).to(kept_as)
 

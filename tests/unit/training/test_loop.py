@@ -43,7 +43,11 @@ class RecordingReporter(PlainReporter):
     def note(self, step: int, metrics: dict[str, float]) -> None:
         if self.dies_at is not None and step >= self.dies_at:
             raise Killed
-        self.seen[step] = {k: v for k, v in metrics.items() if k != "rows_per_second"}
+        self.seen[step] = {
+            name: value
+            for name, value in metrics.items()
+            if name != "rows_per_second" and not name.startswith("step_ms/")
+        }
 
 
 def student(kind: str = "learnt") -> StudentStep:

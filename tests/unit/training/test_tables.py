@@ -48,7 +48,7 @@ def train_by_row(step: StudentStep, factors: list[float]) -> TableTrainer:
     tables = step.selector.tables
     trainer = TableTrainer(tables, RULE, Exchange(1))
     for batch, factor in zip(batches(len(factors)), factors, strict=True):
-        with trainer.open(batch):
+        with trainer.open(trainer.named_rows(batch)):
             step(batch)["loss"].backward()
             trainer.step(factor)
     trainer.settle()
@@ -95,7 +95,7 @@ def test_only_rows_of_the_batch_are_written(monkeypatch):
     before = tables.weight.detach().clone()
     trainer = TableTrainer(tables, RULE, Exchange(1))
     batch = LOG.batch(np.arange(3), wanted="all")
-    with trainer.open(batch):
+    with trainer.open(trainer.named_rows(batch)):
         step(batch)["loss"].backward()
         trainer.step(1.0)
     is_changed = (tables.weight != before).any(-1)
@@ -105,7 +105,7 @@ def test_only_rows_of_the_batch_are_written(monkeypatch):
 def test_outside_of_a_step_nothing_is_gathered():
     step = student()
     trainer = TableTrainer(step.selector.tables, RULE, Exchange(1))
-    with trainer.open(batches()[0]):
+    with trainer.open(trainer.named_rows(batches()[0])):
         assert step.selector.tables.gathered is not None
     assert step.selector.tables.gathered is None
 
@@ -123,7 +123,7 @@ def test_state_put_back_goes_on_alike():
             trainer = TableTrainer(second.selector.tables, RULE, Exchange(1))
             trainer.load(state)
         step = first if number < 2 else second
-        with trainer.open(batch):
+        with trainer.open(trainer.named_rows(batch)):
             step(batch)["loss"].backward()
             trainer.step(factor)
     trainer.settle()
