@@ -23,7 +23,7 @@ from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.steps import RankerStep, StudentStep
 
 SIZES: Final = (1_000, 100_000, 1_000_000, 10_000_000)
-_NUM_STEPS: Final = 6
+_NUM_STEPS: Final = 100
 _BATCH_SIZE: Final = 4096
 _PER_AD: Final = 4
 _SKEW: Final = 3.0
