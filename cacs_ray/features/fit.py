@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -64,6 +65,8 @@ class TrainingWindow:
     files: Sequence[str]
     start_us: int
     end_us: int
+    counts: Path | None = None
+    """Directory where the sums of each file are kept; None keeps nothing."""
 
 
 def fit_features(
@@ -90,7 +93,11 @@ def fit_features(
     """
     fields = [_field(d, shared, config) for d in declarations]
     counts = count_window(
-        window.files, window.start_us, window.end_us, _request_fields(fields)
+        window.files,
+        window.start_us,
+        window.end_us,
+        _request_fields(fields),
+        window.counts,
     )
     weighted = {side: _with_weight(entities[side], side, counts) for side in entities}
     vocabularies = {

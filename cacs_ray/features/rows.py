@@ -152,7 +152,9 @@ def _distinct(
     distinct = pc.unique(one_array(values)).cast(pa.string()).drop_null()
     new = distinct.filter(pa.array(known.find(distinct) < 0))
     texts = pl.Series("value", values=pl.from_arrow(new), dtype=pl.String)
-    return pl.DataFrame({"domain": [domain] * len(texts), "value": texts})
+    return pl.DataFrame({"value": texts}).select(
+        pl.lit(domain, pl.String).alias("domain"), "value"
+    )
 
 
 def _numbers(column: pa.ChunkedArray, missing: float) -> np.ndarray:

@@ -57,7 +57,7 @@ def encode_files(
         windows: which rows are wanted.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{_digest(file)}.arrow" for file in files]
+    paths = [directory / f"{file_digest(file)}.arrow" for file in files]
     _remove_others(directory, paths)
     is_kept = [path.is_file() and is_current(path, encoder) for path in paths]
     log.info(
@@ -118,7 +118,8 @@ def place_all(
     ray.get(tasks)
 
 
-def _digest(path: str) -> str:
+def file_digest(path: str) -> str:
+    """Return the SHA-256 of a file as 64 hex characters."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -30,7 +30,7 @@ from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.content import DatasetContent, require_encoders
-from cacs_ray.recipes.features import encode_log
+from cacs_ray.recipes.features import FeatureInput, encode_log
 from cacs_ray.recipes.progress import training_progress
 from cacs_ray.recipes.record import (
     by_group,
@@ -210,7 +210,14 @@ class Cycle:
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
             rows, windows = encode_log(
-                directory, self.dataset, self.validated, self.config, self.content
+                directory,
+                FeatureInput(
+                    self.dataset,
+                    self.validated,
+                    self.config,
+                    self.content,
+                    self.work / "encoded",
+                ),
             )
             run.metrics({f"data/{name}_rows": count for name, count in rows.items()})
             return {**rows, "windows": windows.model_dump()}
