@@ -23,10 +23,10 @@ from cacs_ray.data.rules import (
     duplicate_entity,
     first_broken,
     rejected_rows,
-    row_of,
     value_masks,
 )
 from cacs_ray.data.summary import RowCounts
+from cacs_ray.ids import IdIndex
 from cacs_ray.schema import Column
 
 _IDS = {
@@ -66,8 +66,7 @@ def read_entities(dataset: Dataset, rejects: Path) -> Entities:
     ads, ad_counts = _read_table(dataset, "ads", rejects, _no_more_rules)
 
     def creative_rules(table: pa.Table) -> dict[str, Mask]:
-        known = ads[Column.AD_ID].combine_chunks()
-        ad_row = row_of(table[Column.AD_ID].combine_chunks(), known)
+        ad_row = IdIndex(ads[Column.AD_ID]).find(table[Column.AD_ID])
         return {"unknown_ad": ad_row < 0, "bad_live_window": bad_live_window(table)}
 
     creatives, creative_counts = _read_table(

@@ -46,7 +46,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             _flush(Path(folder))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        _remove_empty(missing)
+        remove_empty(missing)
         raise
     # A directory with files in it cannot be renamed over: it steps aside first.
     if target.exists():
@@ -134,7 +134,7 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _remove_empty(directories: Sequence[Path]) -> None:
+def remove_empty(directories: Sequence[Path]) -> None:
     """Remove directories, the innermost first, up to one that holds something."""
     for directory in directories:
         try:

@@ -6,7 +6,9 @@ made over a log without duplicates.
 """
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,22 +21,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from cacs_ray.data.casting import cast_table
 from cacs_ray.data.dataset import Dataset
-from cacs_ray.data.declaration import LayoutColumn, table_schema
-from cacs_ray.data.duplicates import find_duplicates, key_hashes
-from cacs_ray.data.entities import Entities, check_schema, read_entities, vector_sizes
-from cacs_ray.data.files import atomic_directory, read_json, write_json, write_table
-from cacs_ray.data.reading import TableFile, as_text, file_schema, read_batches
-from cacs_ray.data.rules import (
-    IMPRESSION_RULES,
-    ImpressionRows,
-    KnownEntities,
-    first_broken,
-    impression_masks,
-    rejected_rows,
+from cacs_ray.data.duplicates import find_duplicates
+from cacs_ray.data.entities import Entities, read_entities
+from cacs_ray.data.files import (
+    atomic_directory,
+    read_json,
+    remove_empty,
+    sha256_file,
+    write_json,
+    write_table,
 )
-from cacs_ray.data.summary import LogSummary, RowCounts
+from cacs_ray.data.parts import IMPRESSIONS, FileReport, FileTask, check_items
+from cacs_ray.data.reading import TableFile
+from cacs_ray.data.rules import KnownEntities
+from cacs_ray.data.summary import LogSummary
 from cacs_ray.errors import InputError
 from cacs_ray.schema import Column
 
@@ -42,7 +43,6 @@ log = logging.getLogger(__name__)
 
 VALIDATED: Final = "validated"
 REJECTS: Final = "rejects"
-_IMPRESSIONS: Final = "impressions"
 _SUMMARY: Final = "summary.json"
 _MOST_BLOCKS: Final = 256
 _MOST_NAMED_FILES: Final = 10
@@ -66,7 +66,7 @@ class ValidatedLog:
     @cached_property
     def impression_files(self) -> tuple[Path, ...]:
         """The Parquet parts, in file order; each has at least one row."""
-        return tuple(sorted((self.directory / _IMPRESSIONS).glob("part-*.parquet")))
+        return tuple(sorted((self.directory / IMPRESSIONS).glob("part-*.parquet")))
 
     @cached_property
     def summary(self) -> LogSummary:
@@ -101,7 +101,11 @@ class ValidatedLog:
 
 
 def validate_log(
-    dataset: Dataset, out: Path, *, max_reject_share: float = 0.05
+    dataset: Dataset,
+    out: Path,
+    *,
+    max_reject_share: float = 0.05,
+    kept: Path | None = None,
 ) -> ValidatedLog:
     """Check every row of a log; nothing is lost and nothing is silent.
 
@@ -117,19 +121,24 @@ def validate_log(
         out: a directory that all Ray workers can write to.
         max_reject_share: in [0, 1]; a larger share of rejected impressions
             stops here, after the rejects and their counts were written.
+        kept: directory of parts that were checked before, in this or in a run that
+            was broken off; files that have not changed since are taken from it.
+            None keeps nothing.
 
     Raises:
         InputError: files cannot be read (all are listed), the log is empty, or
             too many rows are rejected.
     """
-    files = dataset.files(_IMPRESSIONS)
-    with atomic_directory(out / VALIDATED) as validated:
+    files = dataset.files(IMPRESSIONS)
+    with _unless_refused(kept), atomic_directory(out / VALIDATED) as validated:
         with atomic_directory(out / REJECTS) as rejects:
             entities = read_entities(dataset, rejects)
-            reports = _check_files(dataset, files, entities, validated, rejects)
-            _refuse_unreadable(reports, dataset.tables[_IMPRESSIONS])
+            reports = _check_files(
+                dataset, files, entities, _Places(validated, rejects, kept)
+            )
+            _refuse_unreadable(reports, dataset.tables[IMPRESSIONS])
             summary = _merged(reports, entities)
-            _refuse_empty(summary, dataset.tables[_IMPRESSIONS])
+            _refuse_empty(summary, dataset.tables[IMPRESSIONS])
             write_json(rejects / _SUMMARY, _reject_counts(summary))
         _refuse_bad_log(summary, max_reject_share, out / REJECTS)
         users = _users(dataset, entities, validated)
@@ -140,54 +149,73 @@ def validate_log(
     return ValidatedLog.open(out)
 
 
+@contextmanager
+def _unless_refused(kept: Path | None) -> Iterator[None]:
+    """Leave no kept parts where a log is refused that had none before."""
+    missing = [path for path in kept.parents if not path.exists()] if kept else []
+    is_new = kept is not None and not kept.exists()
+    try:
+        yield
+    except InputError:
+        if kept is not None and is_new:
+            shutil.rmtree(kept, ignore_errors=True)
+            remove_empty(missing)
+        raise
+
+
 @dataclass(frozen=True, slots=True)
-class _FileReport:
-    """What became of one file."""
+class _Places:
+    """Where parts go."""
 
-    index: int
-    path: str
-    error: str | None
-    summary: LogSummary
-    hashes: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class _FileTask:
-    """All that a worker needs beside the file itself."""
-
-    layout: tuple[LayoutColumn, ...]
-    known: KnownEntities
     validated: Path
     rejects: Path
+    kept: Path | None
 
 
 def _check_files(
     dataset: Dataset,
     files: Sequence[TableFile],
     entities: Entities,
-    validated: Path,
-    rejects: Path,
-) -> list[_FileReport]:
+    places: _Places,
+) -> list[FileReport]:
     """Check all files; those that hold duplicates a second time, to reject them."""
-    layout = dataset.layout(_IMPRESSIONS)
-    (validated / _IMPRESSIONS).mkdir()
+    layout = dataset.layout(IMPRESSIONS)
+    (places.validated / IMPRESSIONS).mkdir()
     known = KnownEntities.of(entities.ads, entities.creatives)
-    task = ray.put(_FileTask(layout, known, validated, rejects))
+    digest = _kept_entities(places.kept, entities) if places.kept else ""
+    task = ray.put(
+        FileTask(layout, known, places.validated, places.rejects, places.kept, digest)
+    )
     reports = _run(task, files, {index: np.array([]) for index in range(len(files))})
     if not files or any(report.error for report in reports.values()):
         return list(reports.values())
+    first = list(reports.values())
     hashes = [reports[index].hashes for index in range(len(files))]
     duplicates = find_duplicates(files, hashes, layout)
     if duplicates:
         reports |= _run(task, files, duplicates)
+    if places.kept:
+        _keep_only(places.kept, [*first, *reports.values()])
+        _tell_reused([*reports.values()])
     return [reports[index] for index in range(len(files))]
+
+
+def _tell_reused(reports: Sequence[FileReport]) -> None:
+    num_reused = sum(report.is_reused for report in reports)
+    log.info(
+        "%-11s %d of %d files as checked before, %d checked now",
+        "validate",
+        num_reused,
+        len(reports),
+        len(reports) - num_reused,
+    )
 
 
 def _run(
     task: Any,  # noqa: ANN401 - a Ray reference
     files: Sequence[TableFile],
     duplicates: Mapping[int, np.ndarray],
-) -> dict[int, _FileReport]:
+) -> dict[int, FileReport]:
     """Check the files that `duplicates` names, one Ray Data row a file."""
     if not duplicates:
         return {}
@@ -204,17 +232,19 @@ def _run(
     rows = (
         ray.data.from_items(items, override_num_blocks=blocks)
         .map_batches(
-            partial(_check_rows, task=task), batch_format="pyarrow", batch_size=None
+            partial(check_items, task=task), batch_format="pyarrow", batch_size=None
         )
         .take_all()
     )
     reports = {
-        row["index"]: _FileReport(
+        row["index"]: FileReport(
             index=row["index"],
             path=files[row["index"]].path,
             error=row["error"],
             summary=LogSummary.model_validate_json(row["summary"]),
             hashes=np.frombuffer(row["hashes"], dtype=np.uint64),
+            kept_as=row["kept_as"],
+            is_reused=row["is_reused"],
         )
         for row in rows
     }
@@ -223,99 +253,50 @@ def _run(
     return reports
 
 
-def _check_rows(items: pa.Table, task: Any) -> Iterator[pa.Table]:  # noqa: ANN401
-    """Ray Data: rows that name files -> one row a file with what became of it."""
-    own: _FileTask = ray.get(task)
-    for item in items.to_pylist():
-        file = TableFile(item["location"], item["path"])
-        duplicates = np.frombuffer(item["duplicates"], dtype=np.int64)
-        error, summary, hashes = None, LogSummary(), np.array([], dtype=np.uint64)
-        try:
-            summary, hashes = _check_file(own, file, item["index"], duplicates)
-        except InputError as unreadable:
-            error = str(unreadable)
-        yield pa.table(
-            {
-                "index": [item["index"]],
-                "error": pa.array([error], pa.string()),
-                "summary": [summary.model_dump_json()],
-                "hashes": pa.array([hashes.tobytes()], pa.large_binary()),
-            }
+def _kept_entities(kept: Path, entities: Entities) -> str:
+    """Keep what impressions may refer to; what was judged by anything else goes.
+
+    Returns:
+        Its digest.
+    """
+    columns = [
+        Column.CREATIVE_ID,
+        Column.AD_ID,
+        Column.LIVE_FROM_TS,
+        Column.LIVE_UNTIL_TS,
+    ]
+    tables = entities.creatives, entities.ads
+    known = pl.concat(
+        [
+            pl.DataFrame(table.select([c for c in columns if c in table.column_names]))
+            for table in tables
+        ],
+        how="diagonal",
+    )
+    path = kept / "entities.parquet"
+    if path.is_file():
+        before = pl.read_parquet(path)
+        is_more = (
+            before.columns == known.columns
+            and before.join(
+                known, on=known.columns, how="anti", nulls_equal=True
+            ).is_empty()
         )
+        if not is_more:
+            shutil.rmtree(kept)
+    write_table(path, known.to_arrow())
+    return sha256_file(path)
 
 
-def _check_file(
-    task: _FileTask, file: TableFile, index: int, duplicates: np.ndarray
-) -> tuple[LogSummary, np.ndarray]:
-    """Stream one file through the rules into its two parts."""
-    schema = file_schema(file)
-    check_schema(task.layout, schema, source=file.path, table=_IMPRESSIONS)
-    accepted_part = _Part(task.validated / _IMPRESSIONS / f"part-{index:05d}.parquet")
-    rejected_part = _Part(task.rejects / f"{_IMPRESSIONS}-{index:05d}.parquet")
-    summaries, hashes, start = [], [], 0
-    with accepted_part, rejected_part:
-        for raw in read_batches(file):
-            table, broken = _judge(task, raw, duplicates - start)
-            hashes.append(key_hashes(table))
-            rejected = rejected_rows(
-                raw, broken, IMPRESSION_RULES, source=file.path, first=start
-            )
-            accepted = table.filter(pa.array(broken < 0))
-            accepted_part.write(
-                accepted.cast(table_schema(task.layout, accepted.schema))
-            )
-            rejected_part.write(
-                rejected if file.format == "parquet" else as_text(rejected)
-            )
-            counts = RowCounts.of(accepted=accepted.num_rows, rejected=rejected)
-            summaries.append(LogSummary.of(accepted, counts))
-            start += raw.num_rows
-    none = np.array([], dtype=np.uint64)
-    return LogSummary.merged(summaries), np.concatenate([none, *hashes])
+def _keep_only(kept: Path, reports: Sequence[FileReport]) -> None:
+    """Remove the parts of files that the log does not hold any more."""
+    wanted = {report.kept_as for report in reports}
+    for path in kept.iterdir():
+        if path.is_dir() and path.name not in wanted:
+            shutil.rmtree(path)
 
 
-def _judge(
-    task: _FileTask, raw: pa.Table, duplicates: np.ndarray
-) -> tuple[pa.Table, np.ndarray]:
-    """Cast a batch and say which rule each row breaks first, -1 = none."""
-    cast = cast_table(raw, task.layout)
-    rows = ImpressionRows.of(cast.table, task.known)
-    is_duplicate = np.zeros(raw.num_rows, dtype=bool)
-    is_duplicate[duplicates[(duplicates >= 0) & (duplicates < raw.num_rows)]] = True
-    masks = impression_masks(rows, vector_sizes(task.layout)) | {
-        "missing_required": cast.is_missing,
-        "wrong_type": cast.is_wrong_type,
-        "duplicate_impression": is_duplicate,
-    }
-    return cast.table, first_broken(masks, IMPRESSION_RULES, raw.num_rows)
-
-
-class _Part:
-    """A Parquet file that exists only if a row was written; an old one goes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> "_Part":
-        self._path.unlink(missing_ok=True)
-        return self
-
-    def write(self, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                self._path, table.schema, compression="zstd"
-            )
-        self._writer.write_table(table.cast(self._writer.schema))
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _merged(reports: Sequence[_FileReport], entities: Entities) -> LogSummary:
+def _merged(reports: Sequence[FileReport], entities: Entities) -> LogSummary:
     summary = LogSummary.merged([report.summary for report in reports])
     rows = summary.rows
     if rows.accepted + rows.rejected != rows.read:
@@ -326,11 +307,11 @@ def _merged(reports: Sequence[_FileReport], entities: Entities) -> LogSummary:
 
 
 def _reject_counts(summary: LogSummary) -> dict[str, Any]:
-    tables = {_IMPRESSIONS: summary.rows, **summary.entities}
+    tables = {IMPRESSIONS: summary.rows, **summary.entities}
     return {name: rows.model_dump(mode="json") for name, rows in tables.items()}
 
 
-def _refuse_unreadable(reports: Sequence[_FileReport], source: str) -> None:
+def _refuse_unreadable(reports: Sequence[FileReport], source: str) -> None:
     """List the files that cannot be read: the first in the error, the rest beside."""
     errors = [report.error for report in reports if report.error]
     if not errors:
@@ -366,7 +347,7 @@ def _refuse_bad_log(summary: LogSummary, max_share: float, rejects: Path) -> Non
             f"{rows.rejected} of {rows.read} rows rejected ({share:.1%}, at most "
             f"{max_share:.1%} may be), most by {rule} ({count}){beside}; "
             f"see {rejects}",
-            source=_IMPRESSIONS,
+            source=IMPRESSIONS,
             rule="max_reject_share",
         )
 
@@ -376,7 +357,7 @@ def _users(dataset: Dataset, entities: Entities, validated: Path) -> pa.Table:
     if "users" in dataset.tables or not dataset.fields("user"):
         return entities.users
     ids = (
-        pl.scan_parquet(validated / _IMPRESSIONS / "part-*.parquet")
+        pl.scan_parquet(validated / IMPRESSIONS / "part-*.parquet")
         .select(pl.col(Column.USER_ID).drop_nulls().unique().sort())
         .collect(engine="streaming")
         .to_arrow()

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cacs_ray.ids import IdIndex, one_array
 from cacs_ray.schema import ROW_RULES, Column
 
 Mask = np.ndarray
@@ -45,10 +46,10 @@ ALWAYS_UNTIL_US: Final = np.iinfo(np.int64).max
 class KnownEntities:
     """What an impression may refer to; K creatives."""
 
-    ad_ids: pa.Array
-    creative_ids: pa.Array
+    ads: IdIndex
+    creatives: IdIndex
     creative_ad_row: np.ndarray
-    """int64 [K]: which of `ad_ids` a creative belongs to."""
+    """int64 [K]: which of `ads` a creative belongs to."""
     live_from_us: np.ndarray
     live_until_us: np.ndarray
     """int64 [K], half-open; the far ends of int64 where a creative always lives."""
@@ -56,11 +57,11 @@ class KnownEntities:
     @classmethod
     def of(cls, ads: pa.Table, creatives: pa.Table) -> "KnownEntities":
         """Index accepted ads and creatives."""
-        ad_ids = _array(ads, Column.AD_ID)
+        known_ads = IdIndex(ads[Column.AD_ID])
         return cls(
-            ad_ids=ad_ids,
-            creative_ids=_array(creatives, Column.CREATIVE_ID),
-            creative_ad_row=row_of(_array(creatives, Column.AD_ID), ad_ids),
+            ads=known_ads,
+            creatives=IdIndex(creatives[Column.CREATIVE_ID]),
+            creative_ad_row=known_ads.find(creatives[Column.AD_ID]),
             live_from_us=micros(creatives, Column.LIVE_FROM_TS, ALWAYS_FROM_US),
             live_until_us=micros(creatives, Column.LIVE_UNTIL_TS, ALWAYS_UNTIL_US),
         )
@@ -73,9 +74,9 @@ class ImpressionRows:
     table: pa.Table
     known: KnownEntities
     ad_row: np.ndarray
-    """int64 [N] into `known.ad_ids`, -1 = unknown."""
+    """int64 [N] into `known.ads`, -1 = unknown."""
     creative_row: np.ndarray
-    """int64 [N] into `known.creative_ids`, -1 = unknown."""
+    """int64 [N] into `known.creatives`, -1 = unknown."""
     candidate_row: np.ndarray
     """int64 [M]: all given candidates one after the other, -1 = unknown."""
     candidate_of: np.ndarray
@@ -88,17 +89,11 @@ class ImpressionRows:
         return cls(
             table=table,
             known=known,
-            ad_row=row_of(_array(table, Column.AD_ID), known.ad_ids),
-            creative_row=row_of(_array(table, Column.CREATIVE_ID), known.creative_ids),
-            candidate_row=row_of(pc.list_flatten(lists), known.creative_ids),
+            ad_row=known.ads.find(table[Column.AD_ID]),
+            creative_row=known.creatives.find(table[Column.CREATIVE_ID]),
+            candidate_row=known.creatives.find(pc.list_flatten(lists)),
             candidate_of=_numpy(pc.list_parent_indices(lists)).astype(np.int64),
         )
-
-
-def row_of(values: pa.Array, known: pa.Array) -> np.ndarray:
-    """Find each value's row among known ones: int64, -1 where it is not there."""
-    index = pc.index_in(values, value_set=known, skip_nulls=True)
-    return _numpy(index.fill_null(-1)).astype(np.int64)
 
 
 def micros(table: pa.Table, column: str, null: int) -> np.ndarray:
@@ -224,7 +219,7 @@ def vector_wrong_size(values: pa.ChunkedArray, size: int) -> Mask:
 
 def vector_not_finite(values: pa.ChunkedArray) -> Mask:
     """A vector holds a null, a NaN or an infinity."""
-    array = _joined(values)
+    array = one_array(values)
     bad = ~_numpy(pc.is_finite(pc.list_flatten(array)).fill_null(False))
     mask = np.zeros(len(array), dtype=bool)
     mask[_numpy(pc.list_parent_indices(array))[bad]] = True
@@ -245,7 +240,7 @@ def number_not_finite(table: pa.Table) -> Mask:
 
 def duplicate_entity(ids: pa.ChunkedArray) -> Mask:
     """The id stood already in a row above; nulls are no ids."""
-    series = pl.Series(values=pl.from_arrow(_joined(ids)))
+    series = pl.Series(values=pl.from_arrow(one_array(ids)))
     return (~series.is_first_distinct() & series.is_not_null()).to_numpy()
 
 
@@ -303,22 +298,12 @@ def _any_candidate(rows: ImpressionRows, is_bad: Mask) -> Mask:
     return mask
 
 
-def _joined(values: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if not isinstance(values, pa.ChunkedArray):
-        return values
-    if values.num_chunks == 1:
-        return values.chunk(0)
-    return (
-        pa.concat_arrays(values.chunks) if values.chunks else pa.array([], values.type)
-    )
-
-
 def _array(table: pa.Table, column: str) -> pa.Array:
-    return _joined(table[column])
+    return one_array(table[column])
 
 
 def _numpy(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return _joined(values).to_numpy(zero_copy_only=False)
+    return one_array(values).to_numpy(zero_copy_only=False)
 
 
 def _true(values: pa.ChunkedArray) -> Mask:

@@ -17,6 +17,30 @@ _ALWAYS_FROM = np.iinfo(np.int64).min
 _ALWAYS_UNTIL = np.iinfo(np.int64).max
 
 
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Which creatives of each ad were live when; what is live changes at moments.
+
+    A version is the list of one ad between two changes of it. Its key is
+    ad row x (moments + 1) + number of moments passed, so that one sorted search over
+    all ads finds the version of (ad, time).
+    """
+
+    moments: np.ndarray
+    """int64 [M]: when any list changes, microseconds, rising."""
+    keys: np.ndarray
+    """int64 [versions], rising."""
+    lists: np.ndarray
+    """int32 [versions, C]: catalogue rows, 0 = padding."""
+
+    def find(self, ad_rows: np.ndarray, ts_us: np.ndarray) -> np.ndarray:
+        """Return which list holds for each (ad, time), int64 [A]."""
+        passed = np.searchsorted(self.moments, ts_us, side="right")
+        wanted = ad_rows.astype(np.int64) * (len(self.moments) + 1) + passed
+        found: np.ndarray = np.searchsorted(self.keys, wanted, side="right") - 1
+        return found
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Creatives, their ads, their live windows and their training counts."""
@@ -74,13 +98,8 @@ class Catalogue:
         return np.array([index.get(c, 0) for c in creative_ids], np.int32)
 
     @cached_property
-    def _versions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(moments, keys, lists): what is live changes only at these moments.
-
-        A version is the list of one ad between two changes of it. Its key is
-        ad row x (moments + 1) + number of moments passed, so that one sorted
-        search over all ads finds the version of (ad, time).
-        """
+    def versions(self) -> "Versions":
+        """Every list of live creatives that ever holds."""
         ends = np.concatenate([self.live_from_us[1:], self.live_until_us[1:]])
         ads = np.tile(self.creative_ad_row[1:].astype(np.int64), 2)
         changes = (ends != _ALWAYS_FROM) & (ends != _ALWAYS_UNTIL)
@@ -89,7 +108,7 @@ class Catalogue:
         passed = np.searchsorted(moments, ends[changes], side="right")
         first = np.arange(len(self.ad_ids), dtype=np.int64) * span
         keys = np.unique(np.concatenate([first, ads[changes] * span + passed]))
-        return moments, keys, self._version_lists(moments, keys, span)
+        return Versions(moments, keys, self._version_lists(moments, keys, span))
 
     def _version_lists(
         self, moments: np.ndarray, keys: np.ndarray, span: int
@@ -116,15 +135,11 @@ class Catalogue:
     @property
     def version_lists(self) -> np.ndarray:
         """int32 [versions, C]: every list of live creatives that ever holds."""
-        return self._versions[2]
+        return self.versions.lists
 
     def version(self, ad_rows: np.ndarray, ts_us: np.ndarray) -> np.ndarray:
         """Return which version list holds for each (ad, time), int64 [A]."""
-        moments, keys, _ = self._versions
-        passed = np.searchsorted(moments, ts_us, side="right")
-        wanted = ad_rows.astype(np.int64) * (len(moments) + 1) + passed
-        found: np.ndarray = np.searchsorted(keys, wanted, side="right") - 1
-        return found
+        return self.versions.find(ad_rows, ts_us)
 
     def lists(self, ad_rows: np.ndarray, ts_us: np.ndarray) -> np.ndarray:
         """Return the creatives live for each (ad, time).

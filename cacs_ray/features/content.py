@@ -49,6 +49,7 @@ _DIGEST: Final = "digest"
 _VALUE: Final = "value"
 _VECTOR: Final = "vector"
 _NUM_NAMED: Final = 3
+_PIECE: Final = 65_536
 
 
 def encoder_size(name: str) -> int:
@@ -124,8 +125,12 @@ def encode_distinct(
     row_of = {digest: row for row, digest in enumerate(contents)}
     row = np.array([row_of.get(d or "", len(contents)) for d in digests], np.int64)
     rows = np.zeros((len(distinct) + 1, source.model.size + 1), np.float32)
-    rows[1:, :-1] = np.pad(vectors, ((0, 1), (0, 0)))[row]
     rows[1:, -1] = np.append(is_known, False)[row]
+    # In pieces: the vectors of a large catalogue are held twice at most.
+    for start in range(0, len(row), _PIECE):
+        piece = row[start : start + _PIECE]
+        readable = np.flatnonzero(piece < len(vectors))
+        rows[1 + start + readable, :-1] = vectors[piece[readable]]
     _warn_of_unreadable(source, distinct, digests, rows[1:, -1] > 0)
     return rows, index.astype(np.int64)
 

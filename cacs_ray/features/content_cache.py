@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from cacs_ray.ids import IdIndex
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +48,24 @@ class ContentCache:
     def lookup(self, digests: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return what is known of these contents.
 
+        Args:
+            digests: N distinct content digests.
+
         Returns:
             float32 [N, size] vectors (zeros where unknown) and bool [N]: True
             where the cache holds the content.
         """
         vectors = np.zeros((len(digests), self._size), np.float32)
         is_cached = np.zeros(len(digests), bool)
-        wanted = pa.array(digests, pa.string())
+        wanted = IdIndex(pa.array(digests, pa.string()))
         for path in sorted(self._directory.glob("*.parquet")):
             shard = self._read_shard(path, wanted)
             if shard is None:
                 continue
-            row = pc.index_in(wanted, shard[_DIGEST])
-            found = row.is_valid().to_numpy(zero_copy_only=False)
-            row = row.drop_null().to_numpy(zero_copy_only=False)
-            vectors[found] = as_matrix(shard[_VECTOR], self._size)[row]
-            is_cached |= found
+            row = wanted.find(shard[_DIGEST])
+            found = row >= 0
+            vectors[row[found]] = as_matrix(shard[_VECTOR], self._size)[found]
+            is_cached[row[found]] = True
         return vectors, is_cached
 
     def append(self, digests: Sequence[str], vectors: np.ndarray) -> None:
@@ -86,14 +89,14 @@ class ContentCache:
             os.fsync(file.fileno())
         aside.replace(self._directory / f"{name}.parquet")
 
-    def _read_shard(self, path: Path, wanted: pa.Array) -> pa.Table | None:
+    def _read_shard(self, path: Path, wanted: IdIndex) -> pa.Table | None:
         """Return a shard's rows if it holds any wanted digest and is sound."""
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 if not file.schema_arrow.equals(self._schema):
                     raise pa.ArrowInvalid(f"columns are {file.schema_arrow.names}")
                 digests = file.read(columns=[_DIGEST])[_DIGEST]
-                if not pc.any(pc.is_in(digests, value_set=wanted)).as_py():
+                if not (wanted.find(digests) >= 0).any():
                     return None
                 return file.read()
         except (pa.ArrowException, OSError, UnicodeError) as error:

@@ -4,8 +4,12 @@ Every file is aggregated where it lies (polars inside a Ray Data task); only the
 partial sums travel, and the driver adds them up. Nothing is sorted or shuffled.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -14,6 +18,8 @@ import ray
 
 from cacs_ray.schema import Column
 
+_MOST_BLOCKS: Final = 256
+_NAME: Final = "name"
 _PARTIAL = ["key", "value"]
 _SUMS = ["weight", "clicks", "total", "squares"]
 
@@ -44,7 +50,11 @@ class WindowCounts:
 
 
 def count_window(
-    files: Sequence[str], start_us: int, end_us: int, fields: Sequence[RequestField]
+    files: Sequence[str],
+    start_us: int,
+    end_us: int,
+    fields: Sequence[RequestField],
+    kept: Path | None = None,
 ) -> WindowCounts:
     """Count users, ads, creatives and request values in [start, end).
 
@@ -53,25 +63,95 @@ def count_window(
         start_us: first microsecond of the window.
         end_us: first microsecond after it.
         fields: request columns to count besides.
+        kept: directory of sums by file, made when needed: files that were counted
+            before are not read again, and those of other files go.
 
     Returns:
         Sums over all files; empty when no row lies in the window.
     """
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
 
     def count_files(batch: pa.Table) -> Iterator[pa.Table]:
         for path in batch["path"].to_pylist():
-            yield _count_file(path, start_us, end_us, fields).to_arrow()
+            part, name = _kept_count(path, (start_us, end_us), fields, kept)
+            yield part.with_columns(pl.lit(name).alias(_NAME)).to_arrow()
 
     parts = ray.data.from_items(
-        [{"path": path} for path in files], override_num_blocks=len(files)
+        [{"path": path} for path in files],
+        override_num_blocks=min(len(files), _MOST_BLOCKS),
     ).map_batches(count_files, batch_format="pyarrow", batch_size=None)
-    total: pl.DataFrame | None = None
-    for batch in parts.iter_batches(batch_format="pyarrow", batch_size=None):
+    total, names = _added_up(
+        parts.iter_batches(batch_format="pyarrow", batch_size=None)
+    )
+    if kept is not None:
+        _remove_others(kept, names)
+    return WindowCounts(total)
+
+
+def _added_up(parts: Iterable[Any]) -> tuple[pl.DataFrame, set[str]]:
+    """Add partial sums up as they come: (sums, names of what is kept of them).
+
+    They are added when as many rows wait as there are sums already, so that each row
+    is touched a few times, whatever the number of files.
+    """
+    total, waiting, num_waiting, names = None, [], 0, set()
+    for batch in parts:
         part = pl.DataFrame(batch)
-        joined = part if total is None else pl.concat([total, part])
-        total = joined.group_by(_PARTIAL).agg(pl.col(_SUMS).sum())
-    assert total is not None  # `files` holds at least one file
-    return WindowCounts(total.sort(_PARTIAL))
+        names |= set(part[_NAME].unique())
+        waiting.append(part.drop(_NAME))
+        num_waiting += part.height
+        if total is None or num_waiting > total.height:
+            total, waiting, num_waiting = _sum([total, *waiting]), [], 0
+    total = _sum([total, *waiting])
+    return total.sort(_PARTIAL), names
+
+
+def _sum(parts: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
+    given = [part for part in parts if part is not None]
+    return pl.concat(given).group_by(_PARTIAL).agg(pl.col(_SUMS).sum())
+
+
+def _kept_count(
+    path: str,
+    window: tuple[int, int],
+    fields: Sequence[RequestField],
+    kept: Path | None,
+) -> tuple[pl.DataFrame, str]:
+    """Count a file, or read what was counted before; with the name it is kept by."""
+    if kept is None:
+        return _count_file(path, *window, fields), ""
+    # The part of the window that the file covers: a later, larger window may cover
+    # the same of it.
+    first, last = _time_range(path)
+    covered = max(window[0], first), min(window[1], last + 1)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(repr((covered, list(fields))).encode())
+    target = kept / f"{digest.hexdigest()[:32]}.parquet"
+    if not target.is_file():
+        counted = _count_file(path, *window, fields)
+        aside = target.with_name(f"{target.name}.partial-{os.getpid()}")
+        counted.write_parquet(aside)
+        aside.replace(target)
+    return pl.read_parquet(target), target.name
+
+
+def _time_range(path: str) -> tuple[int, int]:
+    time_us = pl.col(Column.REQUEST_TS).dt.epoch("us")
+    first, last = (
+        pl.scan_parquet(path)
+        .select(time_us.min().alias("first"), time_us.max().alias("last"))
+        .collect()
+        .row(0)
+    )
+    return int(first), int(last)
+
+
+def _remove_others(kept: Path, wanted: set[str]) -> None:
+    for path in kept.iterdir():
+        if path.name not in wanted:
+            path.unlink()
 
 
 def _count_file(

@@ -21,6 +21,7 @@ the content is known."""
 
 # Beyond ten deviations a number is an outlier of the source, not information.
 _MAX_DEVIATIONS = 10.0
+_PIECE = 65_536
 
 
 def encode_rows(
@@ -49,6 +50,33 @@ def encode_rows(
         field.key: _encode_field(field, _column(table, field), vocabularies, content)
         for field in spec.of(*sides)
     }
+
+
+class EncodedOnce:
+    """Encodes the contents of entities once where they are asked for twice.
+
+    Fitting needs them for their scale and the store to keep them; in between they
+    are held, and given away at the second call. A copy sent to a worker holds none.
+
+    Args:
+        encode: encodes for good; contents of requests go straight to it.
+    """
+
+    def __init__(self, encode: ContentEncoder) -> None:
+        self._encode = encode
+        self._held: dict[str, np.ndarray] = {}
+
+    def __call__(self, field: FieldSpec, column: pa.ChunkedArray) -> np.ndarray:
+        """Encode one column; the same field comes with the same column again."""
+        if field.of == "request":
+            return self._encode(field, column)
+        held = self._held.pop(field.key, None)
+        if held is None:
+            held = self._held[field.key] = self._encode(field, column)
+        return held
+
+    def __reduce__(self) -> tuple[type["EncodedOnce"], tuple[ContentEncoder]]:
+        return EncodedOnce, (self._encode,)
 
 
 def blank_rows(spec: FeatureSpec, *sides: Side, num_rows: int = 1) -> FeatureArrays:
@@ -141,6 +169,10 @@ def vectors_of(column: pa.ChunkedArray, size: int) -> np.ndarray:
 
 
 def _scale_vectors(vectors: np.ndarray, field: FieldSpec) -> np.ndarray:
-    scaled = np.array(vectors, np.float32)
-    scaled[:, :-1] /= field.scale
-    return scaled.astype(np.float16)
+    encoded = np.empty(vectors.shape, np.float16)
+    # In pieces: a catalogue's vectors are large, and float16 is all that stays.
+    for start in range(0, len(vectors), _PIECE):
+        piece = np.array(vectors[start : start + _PIECE], np.float32)
+        piece[:, :-1] /= field.scale
+        encoded[start : start + _PIECE] = piece
+    return encoded

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -64,6 +65,8 @@ class TrainingWindow:
     files: Sequence[str]
     start_us: int
     end_us: int
+    counts: Path | None = None
+    """Directory where the sums of each file are kept; None keeps nothing."""
 
 
 def fit_features(
@@ -90,7 +93,11 @@ def fit_features(
     """
     fields = [_field(d, shared, config) for d in declarations]
     counts = count_window(
-        window.files, window.start_us, window.end_us, _request_fields(fields)
+        window.files,
+        window.start_us,
+        window.end_us,
+        _request_fields(fields),
+        window.counts,
     )
     weighted = {side: _with_weight(entities[side], side, counts) for side in entities}
     vocabularies = {
@@ -143,6 +150,7 @@ def _request_fields(fields: Sequence[FieldSpec]) -> list[RequestField]:
 
 # No column of a log is called so; "weight" may well be one.
 _SEEN = "impressions of the row"
+_PIECE = 65_536
 _COUNTED = ("id", "category", "category_list", "number", "vector")
 
 
@@ -235,9 +243,20 @@ def _with_scale(
         vectors = (
             content(field, column) if is_content else vectors_of(column, field.size)
         )
-        known = vectors[(vectors[:, -1] > 0), :-1]
-        scale = float(np.sqrt(np.square(known).mean())) if len(known) else scale
+        scale = _root_mean_square(vectors) or scale
     return field.model_copy(update={"scale": scale if scale > 0 else 1.0})
+
+
+def _root_mean_square(vectors: np.ndarray) -> float:
+    """Of the known vectors, flag last; 0 when none is known."""
+    total, num_known = 0.0, 0
+    # In pieces: the vectors of a large catalogue are held once, not three times.
+    for start in range(0, len(vectors), _PIECE):
+        piece = vectors[start : start + _PIECE]
+        known = piece[piece[:, -1] > 0, :-1]
+        total += float(np.square(known, dtype=np.float64).sum())
+        num_known += known.size
+    return float(np.sqrt(total / num_known)) if num_known else 0.0
 
 
 def _number_scale(

@@ -12,8 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from cacs_ray import __version__
 from cacs_ray.bundle import (
     BundleParts,
@@ -24,15 +22,15 @@ from cacs_ray.bundle import (
 from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import REJECTS, VALIDATED, ValidatedLog, validate_log
-from cacs_ray.data.splits import Windows, split_windows
+from cacs_ray.data.splits import Windows
 from cacs_ray.errors import InputError
 from cacs_ray.features.context import Entities
-from cacs_ray.features.fit import TrainingWindow, fit_features
-from cacs_ray.features.store import open_encoded, open_fitted, write_store
+from cacs_ray.features.store import open_encoded, open_fitted
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.content import DatasetContent, require_encoders
+from cacs_ray.recipes.features import FeatureInput, encode_log
 from cacs_ray.recipes.progress import training_progress
 from cacs_ray.recipes.record import (
     by_group,
@@ -44,7 +42,7 @@ from cacs_ray.recipes.record import (
 from cacs_ray.recipes.report import report_cycle
 from cacs_ray.recipes.score import calibrate
 from cacs_ray.recipes.stages import LAST_STAGE, STAGES, Stages
-from cacs_ray.schema import Column, Side
+from cacs_ray.schema import Column
 from cacs_ray.tracking.client import NullTracker, Run, Tracker
 from cacs_ray.training.ranker import ServingRankerConfig, train_ranker
 from cacs_ray.training.soft_labels import write_soft_labels
@@ -186,22 +184,15 @@ class Cycle:
         """Training, validation and test, by time."""
         return Windows.model_validate(self.stages.summaries["features"]["windows"])
 
-    @property
-    def entities(self) -> Mapping[Side, pa.Table]:
-        """Accepted creatives, ads and users."""
-        validated = self.validated
-        return {
-            "creative": validated.creatives,
-            "ad": validated.ads,
-            "user": validated.users,
-        }
-
     def validate(self) -> None:
         """Check every row; `validated/` and `rejects/` stand in the run itself."""
 
         def body(_: Path, __: Run) -> dict[str, Any]:
             validated = validate_log(
-                self.dataset, self.out, max_reject_share=self.config.max_reject_share
+                self.dataset,
+                self.out,
+                max_reject_share=self.config.max_reject_share,
+                kept=self.work / "checked",
             )
             rows = validated.summary.rows
             return {
@@ -218,19 +209,15 @@ class Cycle:
         """Fit features on the training window and encode all windows."""
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
-            windows = split_windows(self.validated.summary, self.config.split)
-            files = [str(path) for path in self.validated.impression_files]
-            fitted = fit_features(
-                self.dataset.features,
-                self.dataset.shared_vocabularies,
-                self.entities,
-                TrainingWindow(files, *windows.train),
-                self.config.features,
-                self.content,
-            )
-            bounds = {n: getattr(windows, n) for n in ("train", "validation", "test")}
-            rows = write_store(
-                directory, fitted, self.entities, files, bounds, self.content
+            rows, windows = encode_log(
+                directory,
+                FeatureInput(
+                    self.dataset,
+                    self.validated,
+                    self.config,
+                    self.content,
+                    self.work / "encoded",
+                ),
             )
             run.metrics({f"data/{name}_rows": count for name, count in rows.items()})
             return {**rows, "windows": windows.model_dump()}

@@ -12,7 +12,7 @@ from cacs_ray.data.dataset import read_dataset
 from cacs_ray.data.files import atomic_directory
 from cacs_ray.data.logs import validate_log
 from cacs_ray.evaluation.offline import EvaluationSettings
-from cacs_ray.features.store import open_encoded, write_store
+from cacs_ray.features.store import AcceptedRows, open_encoded, write_store
 from cacs_ray.recipes.content import DatasetContent
 from cacs_ray.recipes.report import Judged, headline, judge, keep_report
 from cacs_ray.schema import Side
@@ -57,9 +57,8 @@ def evaluate_bundle(
         files = [str(file) for file in validated.impression_files]
         store = root / "work" / "features"
         with atomic_directory(store) as directory:
-            write_store(
-                directory, here.fitted, tables, files, {"test": window}, content
-            )
+            rows = AcceptedRows(files, {"test": window})
+            write_store(directory, here.fitted, tables, rows, content)
         judged = Judged(dataset, validated, window)
         report = judge(here, open_encoded(store, "test"), judged, EvaluationSettings())
         plain = keep_report(report, root)

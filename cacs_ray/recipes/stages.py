@@ -54,6 +54,7 @@ class Stages:
     summaries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """Figures by stage, seconds included."""
     _keys: dict[str, str] = field(default_factory=dict)
+    _has_run: bool = False
 
     def key(self, name: str) -> str:
         """Digest of all that a finished stage was made from."""
@@ -95,6 +96,7 @@ class Stages:
             log.info("%-11s done before, reused", name)
             self.summaries[name] = kept["summary"]
             return directory
+        self._tell_where(name)
         log.info("%-11s ...", name)
         started = time.monotonic()
         with (
@@ -109,6 +111,13 @@ class Stages:
         log.info("%-11s %s", name, _in_short(summary))
         self.summaries[name] = summary
         return directory
+
+    def _tell_where(self, name: str) -> None:
+        """Say once where a run goes on that was started before."""
+        if self.summaries and not self._has_run:
+            done = ", ".join(self.summaries)
+            log.info("finished before: %s; the run goes on with %s", done, name)
+        self._has_run = True
 
     def tell(self, name: str) -> None:
         """Log a stage that ended before there was a run to log to.

@@ -8,7 +8,7 @@ import pytest
 from cacs_ray.data.declaration import FeatureDeclaration
 from cacs_ray.features.fit import FeatureConfig, TrainingWindow, fit_features
 from cacs_ray.features.request_text import encode_request_text
-from cacs_ray.features.store import open_encoded, write_store
+from cacs_ray.features.store import AcceptedRows, open_encoded, write_store
 from cacs_ray.schema import IMPRESSIONS, TIMESTAMP
 
 DECLARED = [
@@ -98,7 +98,8 @@ def store(ray_local, tmp_path_factory):
         encode_request_text,
     )
     windows = {"train": (0, 10), "test": (10, 20)}
-    rows = write_store(root, fitted, ENTITIES, files, windows, encode_request_text)
+    accepted = AcceptedRows(files, windows)
+    rows = write_store(root, fitted, ENTITIES, accepted, encode_request_text)
     return root, fitted, rows
 
 
@@ -179,3 +180,15 @@ def test_weights_propensities_and_labels_arrive(store):
     assert train.weight.tolist() == [3, 1, 1]
     assert train.label.tolist() == [1, 0, 0]
     np.testing.assert_array_equal(train.propensity, [np.nan, np.nan, 0.25])
+
+
+def test_requests_are_numbered_as_they_first_appear(store):
+    root, _, _ = store
+    assert open_encoded(root, "train").request_row.tolist() == [0, 1, 2]
+    assert open_encoded(root, "train").request_row.dtype == np.int32
+
+
+def test_nothing_but_the_store_is_left(store):
+    root, _, _ = store
+    assert not (root / "shards").exists()
+    assert not list(root.rglob("request_hash.bin"))

@@ -239,3 +239,85 @@ def test_row_numbers_run_on_over_the_batches_of_a_file(tmp_path):
         ("bad_slot", 135_000),
         ("duplicate_impression", 139_999),
     ]
+
+
+def validate_kept(root, caplog):
+    caplog.clear()
+    with caplog.at_level("INFO", logger="cacs_ray.data.logs"):
+        log = validate_log(
+            read_dataset(root / "log"),
+            root / "out",
+            max_reject_share=0.9,
+            kept=root / "kept",
+        )
+    (said,) = [r.getMessage() for r in caplog.records if "as checked" in r.message]
+    accepted = [pq.read_table(path) for path in log.impression_files]
+    ids = pa.concat_tables(accepted)["request_id"].to_pylist()
+    return said.removeprefix("validate").strip(), ids, log.summary.rows
+
+
+def add_file(root, number, rows):
+    path = root / "log" / "impressions" / f"{number}.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_only_files_that_are_new_are_checked(tmp_path, caplog):
+    write_log(tmp_path / "log", [row(1), row(2)], [row(3), row(4, slot=-1)])
+    validate_kept(tmp_path, caplog)
+    # The new day repeats a row of an old file, and one of its own.
+    add_file(tmp_path, 2, [row(5), row(1), row(6), row(6)])
+    said, ids, rows = validate_kept(tmp_path, caplog)
+    assert said == "2 of 3 files as checked before, 1 checked now"
+    assert ids == ["r1", "r2", "r3", "r5", "r6"]
+    assert rows.rejected_by_rule == {"bad_slot": 1, "duplicate_impression": 2}
+    rejected = pl.read_parquet(tmp_path / "out" / "rejects" / "impressions-*.parquet")
+    assert rejected["row_number"].to_list() == [1, 1, 3]
+    said, again, _ = validate_kept(tmp_path, caplog)
+    assert said == "3 of 3 files as checked before, 0 checked now"
+    assert again == ids
+
+
+def test_a_file_that_changed_is_checked_again(tmp_path, caplog):
+    write_log(tmp_path / "log", [row(1)], [row(2)])
+    validate_kept(tmp_path, caplog)
+    add_file(tmp_path, 1, [row(7)])
+    said, ids, _ = validate_kept(tmp_path, caplog)
+    assert said == "1 of 2 files as checked before, 1 checked now"
+    assert ids == ["r1", "r7"]
+    assert len([p for p in (tmp_path / "kept").iterdir() if p.is_dir()]) == 2
+
+
+def test_rows_of_an_ad_that_was_unknown_are_judged_again(tmp_path, caplog):
+    sock = row(2, ad_id="sock", creative_id="long")
+    write_log(tmp_path / "log", [row(1)], [sock, row(3)])
+    assert validate_kept(tmp_path, caplog)[1] == ["r1", "r3"]
+    pq.write_table(
+        pa.table({"ad_id": ["hat", "sock"]}), tmp_path / "log" / "ads.parquet"
+    )
+    creatives = pa.table({"creative_id": ["wool", "long"], "ad_id": ["hat", "sock"]})
+    pq.write_table(creatives, tmp_path / "log" / "creatives.parquet")
+    said, ids, _ = validate_kept(tmp_path, caplog)
+    assert said == "1 of 2 files as checked before, 1 checked now"
+    assert ids == ["r1", "r2", "r3"]
+
+
+def test_all_is_judged_again_when_an_entity_is_gone(tmp_path, caplog):
+    sock = row(2, ad_id="sock", creative_id="long")
+    write_log(tmp_path / "log", [row(1)], [sock, row(3)])
+    both = pa.table({"creative_id": ["wool", "long"], "ad_id": ["hat", "sock"]})
+    ads = pa.table({"ad_id": ["hat", "sock"]})
+    for table, name in ((ads, "ads"), (both, "creatives")):
+        pq.write_table(table, tmp_path / "log" / f"{name}.parquet")
+    assert validate_kept(tmp_path, caplog)[1] == ["r1", "r2", "r3"]
+    for table, name in ((ads[:1], "ads"), (both[:1], "creatives")):
+        pq.write_table(table, tmp_path / "log" / f"{name}.parquet")
+    said, ids, _ = validate_kept(tmp_path, caplog)
+    assert said == "0 of 2 files as checked before, 2 checked now"
+    assert ids == ["r1", "r3"]
+
+
+def test_a_log_that_is_refused_at_first_leaves_nothing_kept(tmp_path):
+    dataset = write_log(tmp_path / "log", [row(1)], b"torn")
+    with pytest.raises(InputError, match="1 of 2 files refused"):
+        validate_log(dataset, tmp_path / "out", kept=tmp_path / "out" / "w" / "kept")
+    assert not (tmp_path / "out").exists()

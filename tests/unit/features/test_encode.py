@@ -4,7 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cacs_ray.features.encode import blank_rows, encode_rows, with_blank_row
+from cacs_ray.features.encode import (
+    EncodedOnce,
+    blank_rows,
+    encode_rows,
+    with_blank_row,
+)
 from cacs_ray.features.spec import FeatureSpec, FieldSpec
 from cacs_ray.features.vocabulary import Vocabulary, stable_hash
 
@@ -107,3 +112,24 @@ def test_a_kept_vocabulary_encodes_and_counts_as_before():
     again = Vocabulary.from_table(hashed.spec, hashed.to_table())
     assert again.counts.tolist() == [0, 3, 2, 1, 5]
     assert again.spec == hashed.spec
+
+
+def test_contents_that_two_ask_for_are_encoded_once():
+    asked = []
+
+    def content(field, column):
+        asked.append(field.key)
+        return np.full((len(column), 3), float(len(asked)))
+
+    once = EncodedOnce(content)
+    title, column = field("title", "text", size=2), pa.chunked_array([["a", "b"]])
+    np.testing.assert_array_equal(once(title, column), once(title, column))
+    assert asked == ["user.title"]
+    # Nothing is held for longer, and a copy for a worker carries nothing.
+    once(title, column)
+    assert asked == ["user.title"] * 2
+    copy = EncodedOnce.__reduce__(once)[1][0]
+    assert copy is content
+    query = title.model_copy(update={"of": "request"})
+    assert once(query, column)[0, 0] == 3
+    assert once(query, column)[0, 0] == 4

@@ -66,3 +66,19 @@ def test_what_a_stage_left_elsewhere_must_still_be_there(tmp_path, run):
         Stages(tmp_path, run).stage("bundle_stage", {}, body, leaves=(elsewhere,))
         elsewhere.unlink()
     assert calls == ["made", "made"]
+
+
+def test_a_run_that_was_broken_off_says_where_it_goes_on(tmp_path, run, caplog):
+    def said_by(*names):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="cacs_ray.recipes.stages"):
+            stages = Stages(tmp_path, run)
+            for name in names:
+                stages.stage(name, {}, counted([], name))
+        return [m for m in caplog.messages if "goes on" in m]
+
+    assert said_by("first", "second") == []
+    assert said_by("first", "second", "third", "fourth") == [
+        "finished before: first, second; the run goes on with third"
+    ]
+    assert said_by("first", "second", "third", "fourth") == []
