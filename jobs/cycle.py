@@ -39,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=LAST_STAGE,
         help="last stage to run; earlier ones that are done are reused",
     )
+    parser.add_argument(
+        "--warm-start",
+        metavar="BUNDLE",
+        help="go on from the models of this bundle, which may be the one in --out",
+    )
     add_changes(parser, "teacher.loop.num_epochs=2")
     add_tracking_uri(parser)
     return run_job(parser, cycle, argv)
@@ -48,9 +53,8 @@ def cycle(args: argparse.Namespace) -> dict[str, object]:
     """Run the cycle that the options describe."""
     config = run_config(args.recipe).override(parse_changes(args.set))
     names = {"recipe": args.recipe, "until": args.until}
-    return run_cycle(
-        args.logs, args.out, config, **names, tracking_uri=args.tracking_uri
-    )
+    others = {"warm_start": args.warm_start, "tracking_uri": args.tracking_uri}
+    return run_cycle(args.logs, args.out, config, **names, **others)
 
 
 if __name__ == "__main__":

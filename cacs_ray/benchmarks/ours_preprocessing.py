@@ -13,7 +13,7 @@ from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import validate_log
 from cacs_ray.data.splits import split_windows
 from cacs_ray.features.fit import FeatureConfig, TrainingWindow, fit_features
-from cacs_ray.features.store import write_store
+from cacs_ray.features.store import AcceptedRows, write_store
 from cacs_ray.recipes.content import DatasetContent
 
 WINDOWS = ("train", "validation", "test")
@@ -52,16 +52,17 @@ def preprocess(dataset: Dataset, out: Path) -> dict[str, object]:
     encoded = out / "encoded"
     encoded.mkdir()
     bounds = {name: getattr(windows, name) for name in WINDOWS}
-    write_store(encoded, fitted, entities, files, bounds, content)  # type: ignore[arg-type]
+    rows = AcceptedRows(files, bounds)
+    write_store(encoded, fitted, entities, rows, content)  # type: ignore[arg-type]
     ended = time.perf_counter()
-    rows = validated.summary.rows
+    judged = validated.summary.rows
     return {
         "seconds": ended - started,
         "validate_s": checked - started,
         "fit_s": known - checked,
         "encode_s": ended - known,
-        "accepted": rows.accepted,
-        "rejected": rows.rejected_by_rule,
+        "accepted": judged.accepted,
+        "rejected": judged.rejected_by_rule,
         "bounds": bounds,
     }
 

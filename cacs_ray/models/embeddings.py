@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -126,16 +127,22 @@ class EmbeddingTables(nn.Module):
         return known[key]
 
     @torch.no_grad()
-    def take_from(self, other: "EmbeddingTables") -> None:
+    def take_from(
+        self, other: "EmbeddingTables", places: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Copy the rows of every vocabulary that both have.
 
-        A vocabulary that has grown keeps its fresh rows after the old ones.
+        Args:
+            other: where to copy from.
+            places: vocabulary name -> for each index here the one there, 0 for none:
+                such rows stay as they are. None: both number their values alike.
         """
         for name in self.spans.keys() & other.spans.keys():
             ours, theirs = self.spans[name], other.spans[name]
-            size = min(ours.size, theirs.size)
-            self.weight[ours.start : ours.start + size] = other.weight[
-                theirs.start : theirs.start + size
+            there = np.arange(ours.size) if places is None else places[name]
+            here = np.flatnonzero(there)
+            self.weight[ours.start + torch.from_numpy(here)] = other.weight[
+                theirs.start + torch.from_numpy(there[here])
             ].to(self.weight.dtype)
 
     def is_small(self, of: FieldSpec, list_length: int) -> bool:

@@ -26,10 +26,12 @@ from cacs_ray.data.splits import Windows
 from cacs_ray.errors import InputError
 from cacs_ray.features.context import Entities
 from cacs_ray.features.store import open_encoded, open_fitted
+from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.content import DatasetContent, require_encoders
+from cacs_ray.recipes.earlier import keep_earlier
 from cacs_ray.recipes.features import FeatureInput, encode_log
 from cacs_ray.recipes.progress import training_progress
 from cacs_ray.recipes.record import (
@@ -49,6 +51,7 @@ from cacs_ray.training.soft_labels import write_soft_labels
 from cacs_ray.training.stage import Launch, StageInput, TrainResult
 from cacs_ray.training.student import SoftLabelFiles, StudentConfig, train_student
 from cacs_ray.training.teacher import TeacherConfig, train_teacher
+from cacs_ray.training.warm import Earlier
 
 
 def run_cycle(
@@ -58,6 +61,7 @@ def run_cycle(
     *,
     recipe: str = "own",
     until: str = LAST_STAGE,
+    warm_start: str | Path | None = None,
     tracking_uri: str | None = None,
 ) -> dict[str, Any]:
     """Run every stage that is not done yet, from logs to a bundle and its report.
@@ -69,6 +73,8 @@ def run_cycle(
         config: every number of the run.
         recipe: what `config` is called, for people.
         until: the last stage to run, a name in `STAGES`.
+        warm_start: a bundle whose models are gone on from; it may be the one in
+            `out`, from the day before.
         tracking_uri: MLflow; None for `MLFLOW_TRACKING_URI` or `mlruns/` here.
 
     Returns:
@@ -87,9 +93,13 @@ def run_cycle(
     name = f"cycle {recipe}: {root.parent.name}/{root.name}"
     tags = {"stage": "cycle", "recipe": recipe}
     cycle = Cycle(dataset, root, config)
+    if warm_start is not None:
+        verify_bundle(Path(warm_start))
     with start_ray():
         # First of all, so that a log that is refused leaves no run and no spool.
         cycle.validate()
+        if warm_start is not None:
+            cycle.go_on_from(Path(warm_start).absolute())
         key = run_key(root / "work", dataset.root, config)
         with (
             Tracker.open(tracking_uri, dataset.root.name or "dataset", spool) as own,
@@ -127,9 +137,18 @@ class Cycle:
             )
         self.dataset, self.out, self.config = dataset, out, config
         self.work = out / "work"
+        self.earlier: Path | None = None
         self.run = NullTracker().start_run("cycle")
         self.stages = Stages(self.work, self.run, STAGES)
         self.content = DatasetContent(self.work / "content", dataset.root)
+
+    def go_on_from(self, bundle: Path) -> None:
+        """Start every model from those of an earlier bundle.
+
+        Raises:
+            InputError: it is not a whole bundle.
+        """
+        self.earlier = keep_earlier(bundle, self.work / "earlier", self.digest)
 
     def report_to(self, run: Run) -> None:
         """Tell MLflow of the validated log, and of the stages from now on.
@@ -233,7 +252,9 @@ class Cycle:
         """What every training stage reads."""
         fitted = open_fitted(self.work / "features")
         counts = {name: v.counts for name, v in fitted.vocabularies.items()}
-        return StageInput(str(self.work / "features"), fitted.spec, counts)
+        earlier = self.earlier and Earlier.open(self.earlier, fitted)
+        encoded = str(self.work / "features")
+        return StageInput(encoded, fitted.spec, counts, earlier=earlier)
 
     def train_teacher(self) -> None:
         """Stage 1: the ranker with all features."""
@@ -301,7 +322,9 @@ class Cycle:
         after: tuple[str, ...],
     ) -> None:
         checkpoints = self.work / "checkpoints" / name
-        made_from, loop = config.model_dump(), config.loop
+        loop, numbers = config.loop, config.model_dump()
+        earlier = self.earlier and read_manifest(self.earlier)["bundle_id"]
+        made_from = numbers if earlier is None else {**numbers, "earlier": earlier}
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
             num_rows = self.stages.summaries["features"]["train"]

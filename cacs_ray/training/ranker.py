@@ -65,7 +65,9 @@ class RankerStage:
             ranker = Ranker(spec, self.config.model, counts, selector.config)
         with torch.no_grad():
             ranker.base_logit.fill_(click_rate_logit(train.log))
-        if self.config.is_warm_started:
+        if self.inputs.earlier:
+            self.inputs.earlier.teach(ranker, "ranker")
+        elif self.config.is_warm_started:
             warm_start(ranker, load_ranker(self.teacher_dir, spec, counts))
         if ranker.tower is not None:
             ranker.tower.load_state_dict(selector.state_dict())

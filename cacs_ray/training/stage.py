@@ -31,6 +31,7 @@ from cacs_ray.training.reporter import (
     ignore_metrics,
 )
 from cacs_ray.training.steps import Step
+from cacs_ray.training.warm import Earlier
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class StageInput:
     counts: Counts
     """Training impressions by vocabulary name and index."""
     open_log: OpenLog = open_encoded
+    earlier: Earlier | None = None
+    """A bundle whose models are gone on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +223,8 @@ def stage_fingerprint(inputs: StageInput, config: Config, *made_from: Path) -> s
         digest.update(part.encode())
     for name in sorted(inputs.counts):
         digest.update(np.ascontiguousarray(inputs.counts[name]).tobytes())
-    for path in made_from:
+    earlier = [inputs.earlier.bundle / "manifest.json"] if inputs.earlier else []
+    for path in [*made_from, *earlier]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

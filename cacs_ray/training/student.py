@@ -117,6 +117,8 @@ def build_student(
     selector.gate.expect_cold(cold_shares(inputs, validation))
     with torch.no_grad():
         selector.base_logit.fill_(click_rate_logit(train.log))
+    if inputs.earlier:
+        inputs.earlier.teach(selector, "selector")
     return StudentStep(
         selector,
         config.distillation,

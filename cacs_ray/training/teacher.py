@@ -64,6 +64,8 @@ class TeacherStage:
         ranker.expect_cold(cold_shares(self.inputs, rows[1]))
         with torch.no_grad():
             ranker.base_logit.fill_(click_rate_logit(rows[0].log))
+        if self.inputs.earlier:
+            self.inputs.earlier.teach(ranker, "teacher")
         return OpenStage(RankerStep(ranker, listwise_click_weight=weight), *rows)
 
     def save(self, step: nn.Module, directory: Path) -> None:
