@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FeatureArrays = Mapping[str, np.ndarray]
-"""Field key (`creative.title`) -> encoded rows; shapes in `FieldSpec.encoding`."""
+from cacs_ray.features.spec import FeatureArrays
 
 FeatureTensors = Mapping[str, Tensor]
 """The same as tensors; indices as int64. Those of a batch hold `ROW` besides."""

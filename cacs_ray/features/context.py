@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from cacs_ray.features.batch import FeatureArrays, FeatureTensors
+from cacs_ray.features.batch import FeatureTensors
+from cacs_ray.features.spec import FeatureArrays
 
 
 @dataclass(frozen=True, slots=True)

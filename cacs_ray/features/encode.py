@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cacs_ray.features.batch import FeatureArrays
-from cacs_ray.features.spec import FeatureSpec, FieldSpec
+from cacs_ray.features.spec import FeatureArrays, FeatureSpec, FieldSpec
 from cacs_ray.features.vocabulary import Vocabulary
 from cacs_ray.schema import Side
 

@@ -6,12 +6,17 @@ a bundle is opened and is written into the manifest.
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from cacs_ray.config import Config
 from cacs_ray.schema import Kind, Side
+
+FeatureArrays = Mapping[str, np.ndarray]
+"""Field key (`creative.title`) -> encoded rows; shapes in `FieldSpec.encoding`."""
 
 Encoding = Literal["index", "index_list", "number", "vector"]
 """What an encoded field looks like, see `FieldSpec.encoding`."""

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from cacs_ray.features.batch import EncodedLog, FeatureArrays
+from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.encode import ContentEncoder, encode_rows, with_blank_row
 from cacs_ray.features.kept import (
     ENTITY_SIDES,
@@ -30,6 +30,7 @@ from cacs_ray.features.kept import (
 )
 from cacs_ray.features.rows import RowEncoder
 from cacs_ray.features.shards import encode_files, place_all
+from cacs_ray.features.spec import FeatureArrays
 from cacs_ray.features.windows import (
     REQUEST_ROW,
     ROW_COLUMNS,
