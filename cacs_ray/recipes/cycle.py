@@ -8,15 +8,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cacs_ray import __version__
 from cacs_ray.bundle import (
-    BundleParts,
     Predictor,
-    creative_vectors,
     write_bundle,
 )
 from cacs_ray.cluster import start_ray
@@ -24,15 +20,13 @@ from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import REJECTS, VALIDATED, ValidatedLog, validate_log
 from cacs_ray.data.splits import Windows
 from cacs_ray.errors import InputError
-from cacs_ray.features.context import Entities
 from cacs_ray.features.store import open_encoded, open_fitted
 from cacs_ray.manifest import read_manifest, verify_bundle
-from cacs_ray.models.calibration import Calibration
-from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.content import DatasetContent, require_encoders
 from cacs_ray.recipes.earlier import keep_earlier
 from cacs_ray.recipes.features import FeatureInput, encode_log
+from cacs_ray.recipes.parts import bundle_parts
 from cacs_ray.recipes.progress import training_progress
 from cacs_ray.recipes.record import (
     by_group,
@@ -44,7 +38,6 @@ from cacs_ray.recipes.record import (
 from cacs_ray.recipes.report import report_cycle
 from cacs_ray.recipes.score import calibrate
 from cacs_ray.recipes.stages import LAST_STAGE, STAGES, Stages
-from cacs_ray.schema import Column
 from cacs_ray.tracking.client import NullTracker, Run, Tracker
 from cacs_ray.training.ranker import ServingRankerConfig, train_ranker
 from cacs_ray.training.soft_labels import write_soft_labels
@@ -54,7 +47,7 @@ from cacs_ray.training.teacher import TeacherConfig, train_teacher
 from cacs_ray.training.warm import Earlier
 
 
-def run_cycle(
+def run_cycle(  # noqa: PLR0913 - one name for each option of the job
     logs: str | Path,
     out: str | Path,
     config: CycleConfig,
@@ -252,7 +245,7 @@ class Cycle:
         """What every training stage reads."""
         fitted = open_fitted(self.work / "features")
         counts = {name: v.counts for name, v in fitted.vocabularies.items()}
-        earlier = self.earlier and Earlier.open(self.earlier, fitted)
+        earlier = Earlier.open(self.earlier, fitted) if self.earlier else None
         encoded = str(self.work / "features")
         return StageInput(encoded, fitted.spec, counts, earlier=earlier)
 
@@ -357,7 +350,7 @@ class Cycle:
         """Put together what serving needs; calibrate the ranker."""
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
-            parts = self._parts()
+            parts = bundle_parts(self)
             write_bundle(directory / "raw", parts)
             predictor = Predictor.load(directory / "raw", is_verified=True)
             validation = open_encoded(self.work / "features", "validation")
@@ -380,30 +373,3 @@ class Cycle:
     def evaluate(self) -> None:
         """Open the bundle as serving does, and judge it."""
         report_cycle(self)
-
-    def _parts(self) -> BundleParts:
-        """Collect what a bundle holds; nothing is calibrated yet."""
-        encoded = open_encoded(self.work / "features", "validation")
-        fitted = open_fitted(self.work / "features")
-        entities = Entities(encoded.users, encoded.ads, encoded.creatives, {})
-        selector = load_selector(self.work / "student", fitted.spec)
-        return BundleParts(
-            fitted=fitted,
-            entities=entities,
-            user_ids=self.validated.users.select([Column.USER_ID]),
-            model_directories={
-                "selector": self.work / "student",
-                "ranker": self.work / "ranker",
-                "teacher": self.work / "teacher",
-            },
-            creative_vectors=creative_vectors(selector, entities, fitted.catalogue),
-            calibration=Calibration(),
-            config=self.config.model_dump(mode="json"),
-            lineage={
-                "dataset": self.dataset.root.name,
-                "dataset_digest": self.digest,
-                "windows": self.stages.summaries["features"]["windows"],
-                "code_version": __version__,
-                "torch": version("torch").partition("+")[0],
-            },
-        )
