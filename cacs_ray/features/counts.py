@@ -1,25 +1,35 @@
 """One pass over the training window: how often each value was seen.
 
 Every file is aggregated where it lies (polars inside a Ray Data task); only the
-partial sums travel, and the driver adds them up. Nothing is sorted or shuffled.
+partial sums travel, and the driver adds them up by the rows of the ids. Nothing is
+shuffled.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import ray
 
+from cacs_ray.ids import IdIndex, one_array
 from cacs_ray.schema import Column
 
 _MOST_BLOCKS: Final = 256
 _NAME: Final = "name"
+_READ: Final = (
+    Column.REQUEST_TS,
+    Column.USER_ID,
+    Column.AD_ID,
+    Column.CREATIVE_ID,
+    Column.IS_CLICKED,
+    Column.WEIGHT,
+)
 _PARTIAL = ["key", "value"]
 _SUMS = ["weight", "clicks", "total", "squares"]
 
@@ -54,6 +64,7 @@ def count_window(
     start_us: int,
     end_us: int,
     fields: Sequence[RequestField],
+    ids: Mapping[str, pa.ChunkedArray],
     kept: Path | None = None,
 ) -> WindowCounts:
     """Count users, ads, creatives and request values in [start, end).
@@ -63,6 +74,8 @@ def count_window(
         start_us: first microsecond of the window.
         end_us: first microsecond after it.
         fields: request columns to count besides.
+        ids: of each side, the users, ads and creatives that are known; others are
+            not counted.
         kept: directory of sums by file, made when needed: files that were counted
             before are not read again, and those of other files go.
 
@@ -81,35 +94,61 @@ def count_window(
         [{"path": path} for path in files],
         override_num_blocks=min(len(files), _MOST_BLOCKS),
     ).map_batches(count_files, batch_format="pyarrow", batch_size=None)
-    total, names = _added_up(
-        parts.iter_batches(batch_format="pyarrow", batch_size=None)
-    )
+    sums = _Sums(ids)
+    for part in parts.iter_batches(batch_format="pyarrow", batch_size=None):
+        sums.add(pl.DataFrame(part))
     if kept is not None:
-        _remove_others(kept, names)
-    return WindowCounts(total)
+        _remove_others(kept, sums.names)
+    return WindowCounts(sums.table())
 
 
-def _added_up(parts: Iterable[Any]) -> tuple[pl.DataFrame, set[str]]:
-    """Add partial sums up as they come: (sums, names of what is kept of them).
+class _Sums:
+    """Adds partial sums up as they come, in memory that only the ids decide."""
 
-    They are added when as many rows wait as there are sums already, so that each row
-    is touched a few times, whatever the number of files.
-    """
-    total, waiting, num_waiting, names = None, [], 0, set()
-    for batch in parts:
-        part = pl.DataFrame(batch)
-        names |= set(part[_NAME].unique())
-        waiting.append(part.drop(_NAME))
-        num_waiting += part.height
-        if total is None or num_waiting > total.height:
-            total, waiting, num_waiting = _sum([total, *waiting]), [], 0
-    total = _sum([total, *waiting])
-    return total.sort(_PARTIAL), names
+    def __init__(self, ids: Mapping[str, pa.ChunkedArray]) -> None:
+        self._ids = ids
+        self._index = {side: IdIndex(known) for side, known in ids.items()}
+        self._sums = {side: np.zeros((2, len(known))) for side, known in ids.items()}
+        self._others: list[pl.DataFrame] = []
+        self.names: set[str] = set()
+        """Of the files that keep the partial sums."""
 
+    def add(self, part: pl.DataFrame) -> None:
+        self.names |= set(part[_NAME].unique())
+        for (key,), rows in part.drop(_NAME).group_by("key"):
+            side = str(key)
+            if side not in self._index:
+                self._others.append(rows)
+                continue
+            row = self._index[side].find(rows["value"].to_arrow())
+            added = rows.select("weight", "clicks").to_numpy().T[:, row >= 0]
+            # A part may hold the sums of several files, and so an id more than once.
+            for total, values in zip(self._sums[side], added, strict=True):
+                np.add.at(total, row[row >= 0], values)
 
-def _sum(parts: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
-    given = [part for part in parts if part is not None]
-    return pl.concat(given).group_by(_PARTIAL).agg(pl.col(_SUMS).sum())
+    def table(self) -> pl.DataFrame:
+        """Return all sums, those of ids in the order of the ids."""
+        parts = [self._of_side(side) for side in self._sums]
+        if self._others:
+            others = pl.concat(self._others).group_by(_PARTIAL)
+            parts.append(others.agg(pl.col(_SUMS).sum()).sort(_PARTIAL))
+        return pl.concat(parts)
+
+    def _of_side(self, side: str) -> pl.DataFrame:
+        weight, clicks = self._sums[side]
+        seen = np.flatnonzero(weight > 0)
+        values = one_array(self._ids[side]).take(pa.array(seen)).cast(pa.string())
+        table = pl.DataFrame(
+            {
+                "value": pl.Series(values=pl.from_arrow(values), dtype=pl.String),
+                "weight": weight[seen],
+                "clicks": clicks[seen],
+            }
+        )
+        zero = pl.lit(0.0)
+        return table.select(
+            pl.lit(side).alias("key"), *table.columns, total=zero, squares=zero
+        )
 
 
 def _kept_count(
@@ -132,8 +171,9 @@ def _kept_count(
     if not target.is_file():
         counted = _count_file(path, *window, fields)
         aside = target.with_name(f"{target.name}.partial-{os.getpid()}")
-        counted.write_parquet(aside)
+        counted.write_parquet(aside, compression="lz4")
         aside.replace(target)
+        return counted, target.name
     return pl.read_parquet(target), target.name
 
 
@@ -158,7 +198,10 @@ def _count_file(
     path: str, start_us: int, end_us: int, fields: Sequence[RequestField]
 ) -> pl.DataFrame:
     time_us = pl.col(Column.REQUEST_TS).dt.epoch("us")
-    rows = pl.read_parquet(path).filter((time_us >= start_us) & (time_us < end_us))
+    wanted = dict.fromkeys([*_READ, *(field.column for field in fields)])
+    rows = pl.read_parquet(path, columns=list(wanted)).filter(
+        (time_us >= start_us) & (time_us < end_us)
+    )
     parts = [
         _count_values(rows, key, column)
         for key, column in (

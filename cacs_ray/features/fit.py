@@ -97,6 +97,7 @@ def fit_features(
         window.start_us,
         window.end_us,
         _request_fields(fields),
+        {side: entities[side][name] for side, name in _ENTITY_IDS.items()},
         window.counts,
     )
     weighted = {side: _with_weight(entities[side], side, counts) for side in entities}
