@@ -21,6 +21,8 @@ export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export MPLBACKEND := Agg
+# Threads that wait for each other do not hold a processor that others need.
+export GOMP_SPINCOUNT := 1000
 
 .PHONY: help
 help: ## show this list

@@ -12,11 +12,4 @@ The walk of a row, one package a stage; each imports only what stands before it:
     serving     the decision log becomes the next impressions table
 """
 
-import os
-
 __version__ = "0.1.0"
-
-# Read when torch is loaded, which is later: a thread of a parallel region that waits
-# for another gives its processor back soon. By default it spins, and where anything
-# else runs beside training, a step then takes ten times as long (docs/results.md).
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -28,6 +28,11 @@ import numpy as np
 
 from cacs_ray.errors import InputError
 
+# Read when torch is loaded, which the jobs do later: a thread that waits for the
+# others of its step gives its processor back soon. By default it spins, and where
+# anything else runs beside training, a step then takes many times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 
 _NOISY = (

@@ -52,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cycle(args: argparse.Namespace) -> dict[str, object]:
     """Run the cycle that the options describe."""
     config = run_config(args.recipe).override(parse_changes(args.set))
-    names = {"recipe": args.recipe, "until": args.until}
-    others = {"warm_start": args.warm_start, "tracking_uri": args.tracking_uri}
-    return run_cycle(args.logs, args.out, config, **names, **others)
+    names = ("recipe", "until", "warm_start", "tracking_uri")
+    return run_cycle(args.logs, args.out, config, **{n: vars(args)[n] for n in names})
 
 
 if __name__ == "__main__":

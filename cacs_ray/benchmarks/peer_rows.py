@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cacs_ray.data.files import atomic_directory, write_json
-from cacs_ray.training.loop import Rows
+from cacs_ray.training.rows import Rows
 
 
 def export_rows(rows: Rows, out: Path) -> Path:

@@ -27,9 +27,10 @@ from cacs_ray.benchmarks.peer_rows import export_rows
 from cacs_ray.cluster import start_ray
 from cacs_ray.features.batch import Batch
 from cacs_ray.recipes.config import run_config
-from cacs_ray.training.loop import Rows, fit
+from cacs_ray.training.loop import fit
 from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.reporter import PlainReporter
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.stage import Launch, StageInput, run_stage
 from cacs_ray.training.steps import Step
 from cacs_ray.training.student import StudentStage, build_student

@@ -18,8 +18,9 @@ from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.selector import Selector
 from cacs_ray.recipes.config import run_config
 from cacs_ray.schema import Column, Side
-from cacs_ray.training.loop import Rows, fit
+from cacs_ray.training.loop import fit
 from cacs_ray.training.reporter import PlainReporter
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.steps import RankerStep, StudentStep
 
 SIZES: Final = (1_000, 100_000, 1_000_000, 10_000_000)

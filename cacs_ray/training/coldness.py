@@ -8,7 +8,7 @@ import numpy as np
 
 from cacs_ray.models.adaptive_dropout import SIDES
 from cacs_ray.schema import Side
-from cacs_ray.training.loop import Rows
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.stage import StageInput
 
 

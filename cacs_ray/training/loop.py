@@ -10,15 +10,15 @@ number of workers drops the same identities.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cacs_ray.features.batch import Batch, EncodedLog, ListsWanted
+from cacs_ray.features.batch import Batch
 from cacs_ray.training.checkpoint import (
     CheckpointStore,
     TensorGroups,
@@ -36,27 +36,9 @@ from cacs_ray.training.optimizer import (
 )
 from cacs_ray.training.prefetch import ahead
 from cacs_ray.training.reporter import Reporter
+from cacs_ray.training.rows import Rows, moved
 from cacs_ray.training.steps import Parts, Step
 from cacs_ray.training.tables import TableTrainer, embedding_tables
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What a stage sees of one window."""
-
-    log: EncodedLog
-    wanted: ListsWanted
-    """Rows whose whole list is read."""
-    teacher_logits: np.ndarray | None = None
-    """float32 [N, C], may be memory-mapped."""
-
-    def __len__(self) -> int:
-        return len(self.log)
-
-    def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
-        """Return some rows as tensors on a device."""
-        taught = None if self.teacher_logits is None else self.teacher_logits[rows]
-        return moved(self.log.batch(rows, taught, wanted=self.wanted), device)
 
 
 @dataclass
@@ -414,19 +396,3 @@ def _step_seed(seed: int, step: int) -> int:
 def _blocks(num_rows: int, size: int) -> Iterator[np.ndarray]:
     for start in range(0, num_rows, size):
         yield np.arange(start, min(start + size, num_rows))
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with every tensor on a device."""
-    if device.type == "cpu":
-        return batch
-    changes: dict[str, object] = {}
-    for item in fields(batch):
-        value = getattr(batch, item.name)
-        if isinstance(value, Tensor):
-            changes[item.name] = value.to(device, non_blocking=True)
-        elif isinstance(value, Mapping):
-            changes[item.name] = {
-                k: v.to(device, non_blocking=True) for k, v in value.items()
-            }
-    return replace(batch, **changes)  # type: ignore[arg-type]

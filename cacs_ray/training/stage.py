@@ -22,7 +22,7 @@ from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.adaptive_dropout import Counts
 from cacs_ray.training.checkpoint import CheckpointStore
-from cacs_ray.training.loop import FitResult, Rows, fit
+from cacs_ray.training.loop import FitResult, fit
 from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.reporter import (
     OnMetrics,
@@ -30,6 +30,7 @@ from cacs_ray.training.reporter import (
     Reporter,
     ignore_metrics,
 )
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.steps import Step
 from cacs_ray.training.warm import Earlier
 

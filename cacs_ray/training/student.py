@@ -12,9 +12,10 @@ from cacs_ray.models.saved import save_selector
 from cacs_ray.models.selector import Selector, SelectorConfig
 from cacs_ray.training.checkpoint import CheckpointStore
 from cacs_ray.training.coldness import cold_shares
-from cacs_ray.training.loop import FitResult, Rows, fit
+from cacs_ray.training.loop import FitResult, fit
 from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.reporter import Reporter
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.soft_labels import open_soft_labels
 from cacs_ray.training.stage import (
     Launch,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from cacs_ray.features.batch import EncodedLog
-from cacs_ray.training.loop import Rows
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.stage import StageInput
 
 AGGREGATED_FROM = 10.0

@@ -5,7 +5,7 @@ import torch
 from cacs_ray.benchmarks.limit import bytes_per_row
 from cacs_ray.benchmarks.vocabulary import drawn_log
 from cacs_ray.models.ranker import Ranker
-from cacs_ray.training.loop import Rows
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.steps import RankerStep
 from tests.synthetic_log import ranker_config
 

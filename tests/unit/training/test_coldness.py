@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cacs_ray.training.coldness import cold_shares
-from cacs_ray.training.loop import Rows
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.stage import StageInput
 from tests import synthetic_log
 from tests.synthetic_log import SPEC, make_log, spec_of

@@ -9,9 +9,10 @@ import torch
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.selector import Selector
 from cacs_ray.training.checkpoint import CheckpointStore
-from cacs_ray.training.loop import Rows, fit
+from cacs_ray.training.loop import fit
 from cacs_ray.training.optimizer import learning_rate_factor
 from cacs_ray.training.reporter import PlainReporter
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.steps import RankerStep, Step, StudentStep
 from tests import synthetic_log
 from tests.synthetic_log import (

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cacs_ray.training.loop import Rows
+from cacs_ray.training.rows import Rows
 from cacs_ray.training.windows import with_lists
 from tests.synthetic_log import make_log
 
