@@ -25,6 +25,8 @@ _LOCAL_ENVIRONMENT = {
     # A thread that waits for the others of its step gives its processor back soon;
     # see docs/results.md, "Speed".
     "GOMP_SPINCOUNT": "1000",
+    # As many tasks run at once as there are processors; each gets by with its own.
+    "POLARS_MAX_THREADS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 

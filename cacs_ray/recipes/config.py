@@ -152,6 +152,8 @@ def large() -> CycleConfig:
     """For tens of millions of impressions: bigger batches, several workers."""
     return small().override(
         {
+            # A sentence encoder takes a second for a hundred texts of a processor.
+            "features.text_encoder": "hashed-ngrams",
             "training.num_workers": 2,
             "training.cpus_per_worker": 1.0,
             "training.soft_label_tasks": 8,
