@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cacs_ray.benchmarks.deaths import deaths
 from cacs_ray.benchmarks.machine import machine
 from cacs_ray.benchmarks.outcome import Comparison, Outcome, Settings
 from cacs_ray.benchmarks.preprocessing import preprocessing
@@ -23,6 +24,7 @@ COMPARISONS: Final[Mapping[str, Comparison]] = {
     "peers": peers,
     "vocabulary": vocabulary,
     "scale": scale,
+    "deaths": deaths,
     "tracking": tracking,
 }
 """What `--only` may name."""

@@ -1,12 +1,14 @@
 """A whole turn: a market's log is learnt from, decided on, and agrees both ways."""
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from cacs_ray.answers.prepare import prepare_requests
 from cacs_ray.bundle import Predictor
@@ -16,7 +18,7 @@ from cacs_ray.recipes.score import log_context
 from cacs_ray.recipes.stages import STAGES
 from cacs_ray.schema import DECISIONS, POLICIES
 from cacs_ray.tracking.store import open_client
-from jobs import cycle, decide, evaluate, simulate
+from jobs import cycle, decide, evaluate, refresh, simulate
 
 NUM_ROWS = 200
 
@@ -58,6 +60,34 @@ def test_the_report_has_every_policy_with_intervals(walk):
         assert figure["low"] <= figure["value"] <= figure["high"]
     for policy in ("random", "popular", "thompson", "cacs", "teacher"):
         assert report["policies"][policy]["sctr"]["low"] is not None
+
+
+def test_a_refresh_without_news_is_the_same_bundle_and_news_get_vectors(walk, capsys):
+    bundle, market = walk / "run" / "bundle", walk / "market"
+    same = ["--bundle", str(bundle), "--logs", str(market)]
+    assert refresh.main([*same, "--out", str(walk / "same")]) == 0
+    said = last_line(capsys)
+    assert said["new_creatives"] == 0
+    assert said["bundle_id"] == said["refreshed_from"]
+
+    grown = walk / "grown"
+    shutil.copytree(market, grown)
+    creatives = pq.read_table(market / "creatives.parquet")
+    new = creatives.slice(0, 1).to_pylist()[0] | {"creative_id": "brand new"}
+    added = pa.concat_tables(
+        [creatives, pa.Table.from_pylist([new], schema=creatives.schema)]
+    )
+    pq.write_table(added, grown / "creatives.parquet")
+    changed = ["--bundle", str(bundle), "--logs", str(grown)]
+    assert refresh.main([*changed, "--out", str(walk / "refreshed")]) == 0
+    assert last_line(capsys)["new_creatives"] == 1
+    before = Predictor.load(bundle)
+    after = Predictor.load(walk / "refreshed" / "bundle")
+    rows = after.catalogue.creative_row(before.catalogue.creative_ids[1:])
+    assert torch.allclose(after.creative_vectors[rows], before.creative_vectors[1:])
+    row = after.catalogue.creative_row(["brand new"])
+    assert after.creative_vectors[row].abs().sum() > 0
+    assert after.catalogue.impressions[row] == 0
 
 
 def test_both_doors_give_the_same_scores(walk):
