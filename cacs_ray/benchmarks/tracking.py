@@ -6,6 +6,7 @@ from cacs_ray.benchmarks.market import encoded
 from cacs_ray.benchmarks.outcome import (
     Outcome,
     Settings,
+    alone,
     at_most,
     compared,
     interleave,
@@ -27,9 +28,11 @@ def tracking(settings: Settings) -> list[Outcome]:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     steps = side.loop.steps_per_pass(len(side.rows))
+    shares: list[float] = []
 
     def step_ms(reporter: PlainReporter) -> float:
         done = fit(side.step, side.rows, None, side.loop, reporter)
+        shares.append(done.step_ms["report"] / sum(done.step_ms.values()))
         return 1e3 * len(side.rows) / done.rows_per_second / steps
 
     uri = f"sqlite:///{place / 'mlflow.db'}"
@@ -44,4 +47,9 @@ def tracking(settings: Settings) -> list[Outcome]:
             2 * settings.repeats + 1,
         )
     what = "teacher's step with step metrics to MLflow / without"
-    return [compared(what, with_metrics, without, "ms", at_most(1.01))]
+    own = "share of the training thread's step that goes into its metrics"
+    # Told and untold in turns: every second share is of a run that was told.
+    return [
+        compared(what, with_metrics, without, "ms", at_most(1.01)),
+        alone(own, shares[::2], "", at_most(0.01)),
+    ]

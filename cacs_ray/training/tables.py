@@ -47,7 +47,8 @@ class TableTrainer:
         w_r \leftarrow w_r e^{-\lambda \Delta_r} - \frac{\eta}{\sqrt{G_r}} g_r
 
     where :math:`\Delta_r` counts the (schedule-weighted) steps since the row was last
-    touched: the same numbers as if every row decayed in every step.
+    touched: the same numbers as if every row decayed in every step from the first one
+    that it learnt from.
 
     Args:
         tables: trained in place.
@@ -71,6 +72,8 @@ class TableTrainer:
         """By row: sum of mean squared gradients, and the clock of its last decay. Side
         by side, because reading two far places costs twice as much as one."""
         self.memory[:, 0] = rule.doubt
+        # As the memory holds it, which has fewer digits.
+        self._doubt = float(torch.tensor(rule.doubt))
         self.clock = torch.zeros((), dtype=torch.float64, device=device)
         """Nats of decay since training began."""
         spans = tables.spans.values()
@@ -136,6 +139,7 @@ class TableTrainer:
     def _current(self, rows: Tensor, remembered: Tensor) -> Tensor:
         """Return rows as they are now, all decay included."""
         waited = (self.clock - remembered[:, 1].double()).float()
+        waited.masked_fill_(remembered[:, 0] == self._doubt, 0.0)
         kept = self.tables.weight.index_select(0, rows).float()
         return kept.mul_((-waited).exp().unsqueeze(-1))
 
@@ -169,12 +173,11 @@ class TableTrainer:
         if not self.rule.forgetting:
             return
         weight = self.tables.weight
-        for start in range(0, len(weight), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
-            waited = (self.clock - self.memory[part, 1].double()).float()
-            current = weight[part].float().mul_((-waited).exp_().unsqueeze(-1))
-            weight[part] = _rounded(current, weight.dtype)
-        self.memory[:, 1] = self.clock.float()
+        learnt = torch.nonzero(self.memory[:, 0] != self._doubt).squeeze(-1)
+        for rows in torch.split(learnt, _ROWS_AT_ONCE):
+            current = self._current(rows, self.memory.index_select(0, rows))
+            weight.index_copy_(0, rows, _rounded(current, weight.dtype))
+        self.memory[:, 1].index_fill_(0, learnt, self.clock.item())
 
     def state(self) -> dict[str, Tensor]:
         """Return what a resumed run needs, beside the weights."""

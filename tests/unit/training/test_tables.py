@@ -66,7 +66,9 @@ def train_by_sweep(step: StudentStep, factors: list[float]) -> None:
             squares += weight.grad.square().mean(-1)
             rate = RULE.learning_rate * factor / squares.sqrt()
             weight -= rate.unsqueeze(-1) * weight.grad
-            weight *= math.exp(-RULE.forgetting * factor)
+            is_learnt = (squares != squares.new_tensor(RULE.doubt)).unsqueeze(-1)
+            decayed = weight * math.exp(-RULE.forgetting * factor)
+            weight.copy_(torch.where(is_learnt, decayed, weight))
 
 
 def test_rows_that_are_touched_and_swept_tables_learn_the_same(small_vocabulary):
