@@ -11,7 +11,7 @@ number of workers drops the same identities.
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -35,6 +35,7 @@ from cacs_ray.training.optimizer import (
     table_rule,
 )
 from cacs_ray.training.prefetch import ahead
+from cacs_ray.training.randomness import own_randomness, step_seed
 from cacs_ray.training.reporter import Reporter
 from cacs_ray.training.rows import Rows, moved
 from cacs_ray.training.steps import Parts, Step
@@ -99,7 +100,7 @@ def fit(
         raise ValueError(
             f"{len(train)} rows cannot be shared by {reporter.num_workers} workers"
         )
-    with _own_randomness(config):
+    with own_randomness(config):
         run = _Run(step, train, validation, config, reporter, store)
         run.resume()
         while not run.progress.is_finished:
@@ -201,7 +202,7 @@ class _Run:
     def _train_step(self, batch: Batch, named: list[Tensor]) -> None:
         progress = self.progress
         # The same on every worker: coins fall by row, not by worker.
-        torch.manual_seed(_step_seed(self.config.seed, progress.step))
+        torch.manual_seed(step_seed(self.config.seed, progress.step))
         factor = self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         with ExitStack() as stack:
@@ -345,7 +346,10 @@ class _Run:
         return summed.cpu()
 
     def _save(self) -> None:
-        if self.store is None or self.reporter.rank != 0:
+        if self.store is None:
+            return
+        self._share_sums()
+        if self.reporter.rank != 0:
             return
         tensors: TensorGroups = {
             "model": self.core.state_dict(),
@@ -362,6 +366,16 @@ class _Run:
             saved["best_loss"] = None
         self.store.save(self.progress.step, tensors, saved)
 
+    def _share_sums(self) -> None:
+        """Give every worker the mean of all sums: one checkpoint serves them all."""
+        world, sums = self.reporter.num_workers, self.progress.sums
+        if world == 1 or not sums:
+            return
+        names = sorted(sums)
+        own = torch.tensor([sums[name] for name in names], dtype=torch.float64)
+        means = (self.exchange.sum(own) / world).tolist()
+        self.progress.sums = dict(zip(names, means, strict=True))
+
     def _set_learning_rate(self) -> float:
         factor = learning_rate_factor(
             self.progress.step,
@@ -374,23 +388,6 @@ class _Run:
 
     def _rows_per_second(self) -> float:
         return self.num_rows_trained / self.seconds if self.seconds else 0.0
-
-
-@contextmanager
-def _own_randomness(config: LoopConfig) -> Iterator[None]:
-    """Leave the caller's generator and threads as they were."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(config.num_threads)
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            torch.set_num_threads(num_threads)
-
-
-def _step_seed(seed: int, step: int) -> int:
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
-    return int(state[0])
 
 
 def _blocks(num_rows: int, size: int) -> Iterator[np.ndarray]:
