@@ -70,6 +70,15 @@ class Gathered:
     known: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
     """What this step has looked up, so that two towers look it up once."""
 
+    def look_up(
+        self, key: tuple[object, ...], rows: Int[Tensor, "*N"]
+    ) -> Float[Tensor, "*N D"]:
+        """Return the values of rows of the fused table, once for each key."""
+        if key not in self.known:
+            places = self.places[rows]
+            self.known[key] = functional.embedding(places, self.values, padding_idx=0)
+        return self.known[key]
+
 
 class EmbeddingTables(nn.Module):
     """One fused table of all vocabularies, shared by every field that uses them.
@@ -118,13 +127,7 @@ class EmbeddingTables(nn.Module):
             found = functional.embedding(rows, self.weight, padding_idx=span.start)
             return found.float()
         key = ("rows", span.start, index.data_ptr(), index.shape)
-        known = self.gathered.known
-        if key not in known:
-            places = self.gathered.places[rows]
-            known[key] = functional.embedding(
-                places, self.gathered.values, padding_idx=0
-            )
-        return known[key]
+        return self.gathered.look_up(key, rows)
 
     @torch.no_grad()
     def take_from(
@@ -174,16 +177,9 @@ class EmbeddingTables(nn.Module):
         """Return `table`, through the gathered rows while a step trains."""
         if self.gathered is None:
             return self.table(of).float()
-        index = torch.arange(self.span(of).size, device=self.weight.device)
-        key = ("table", self.span(of).start)
-        known = self.gathered.known
-        if key not in known:
-            known[key] = functional.embedding(
-                self.gathered.places[index + self.span(of).start],
-                self.gathered.values,
-                padding_idx=0,
-            )
-        return known[key]
+        span = self.span(of)
+        index = torch.arange(span.size, device=self.weight.device)
+        return self.gathered.look_up(("table", span.start), index + span.start)
 
     def mean(self, of: FieldSpec, index: Int[Tensor, "N L"]) -> Float[Tensor, "N D"]:
         """Return the mean embedding of each row's known values, zero without any."""

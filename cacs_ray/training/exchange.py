@@ -11,19 +11,16 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """Sums over all workers, on the process group that Ray Train set up."""
 
     num_workers: int
-    num_bytes: int = 0
-    """Sent by this worker so far; without the dense gradients, which DDP sends."""
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over workers of a small tensor, in its own type."""
         if self.num_workers > 1:
             dist.all_reduce(values)
-            self.num_bytes += values.numel() * values.element_size()
         return values
 
     def mean_rows(
@@ -34,8 +31,6 @@ class Exchange:
         Rows travel as numbers and values, never as the table. Every worker gets the
         same answer, bit for bit: summed in the order of the workers.
         """
-        if self.num_workers == 1:
-            return rows, gradient
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.num_workers)]
         dist.all_gather(sizes, torch.tensor([len(rows)]))
         longest = int(max(size.item() for size in sizes))
@@ -54,5 +49,4 @@ class Exchange:
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in range(self.num_workers)]
         dist.all_gather(parts, padded)
-        self.num_bytes += padded.numel() * padded.element_size()
         return parts

@@ -39,7 +39,7 @@ from cacs_ray.training.randomness import own_randomness, step_seed
 from cacs_ray.training.reporter import Reporter
 from cacs_ray.training.rows import Rows, moved
 from cacs_ray.training.steps import Parts, Step
-from cacs_ray.training.tables import TableTrainer, embedding_tables
+from cacs_ray.training.tables import TableTrainer, dense_parameters, embedding_tables
 
 
 @dataclass
@@ -135,12 +135,7 @@ class _Run:
             name: TableTrainer(table, rule, self.exchange)
             for name, table in embedding_tables(step).items()
         }
-        of_tables = {id(trainer.tables.weight) for trainer in self.tables.values()}
-        self.parameters = {
-            name: p
-            for name, p in step.named_parameters()
-            if p.requires_grad and id(p) not in of_tables
-        }
+        self.parameters = dense_parameters(step)
         self.optimizer = make_optimizer(step, config, len(train))
         self.clock = Clock()
         self.steps_per_pass = config.steps_per_pass(len(train))
@@ -263,12 +258,11 @@ class _Run:
 
     def end_epoch(self) -> None:
         progress = self.progress
-        names = sorted(progress.sums)
-        sums = torch.tensor([progress.sums[name] for name in names])
-        means = self._over_workers(sums) / (
-            self.steps_per_epoch * self.reporter.num_workers
-        )
-        metrics = {f"train/{n}": v for n, v in zip(names, means.tolist(), strict=True)}
+        self._share_sums()
+        metrics = {
+            f"train/{name}": value / self.steps_per_epoch
+            for name, value in sorted(progress.sums.items())
+        }
         if not math.isfinite(metrics.get("train/loss", 0.0)):
             raise FloatingPointError(f"training diverged in epoch {progress.epoch}")
         metrics |= {f"validation/{n}": v for n, v in self._validate().items()}
@@ -340,10 +334,7 @@ class _Run:
         return self.validation.batch(rows, self.device)
 
     def _over_workers(self, sums: Tensor) -> Tensor:
-        summed = sums.double().to(self.device)
-        if self.reporter.num_workers > 1:
-            torch.distributed.all_reduce(summed)
-        return summed.cpu()
+        return self.exchange.sum(sums.double().to(self.device)).cpu()
 
     def _save(self) -> None:
         if self.store is None:
@@ -373,7 +364,7 @@ class _Run:
             return
         names = sorted(sums)
         own = torch.tensor([sums[name] for name in names], dtype=torch.float64)
-        means = (self.exchange.sum(own) / world).tolist()
+        means = (self._over_workers(own) / world).tolist()
         self.progress.sums = dict(zip(names, means, strict=True))
 
     def _set_learning_rate(self) -> float:

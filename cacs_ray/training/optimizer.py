@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from cacs_ray.config import Config
-from cacs_ray.training.tables import TableRule, embedding_tables
+from cacs_ray.training.tables import TableRule, dense_parameters
 
 
 class LoopConfig(Config):
@@ -76,10 +76,8 @@ def make_optimizer(
     precision k costs k / 2 w^2 once per weight, that is k / (2 N) w^2 per row of N:
     the more there is to learn from, the less it holds.
     """
-    tables = {id(table.weight) for table in embedding_tables(step).values()}
-    trained = [p for p in step.parameters() if p.requires_grad and id(p) not in tables]
     group = {
-        "params": trained,
+        "params": list(dense_parameters(step).values()),
         "lr": config.learning_rate,
         "initial_lr": config.learning_rate,
         "weight_decay": config.precision / num_rows,

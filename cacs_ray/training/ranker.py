@@ -24,6 +24,7 @@ from cacs_ray.training.stage import (
     stage_fingerprint,
 )
 from cacs_ray.training.steps import RankerStep
+from cacs_ray.training.warm import take_weights
 from cacs_ray.training.windows import open_windows
 
 
@@ -122,14 +123,10 @@ def warm_start(ranker: Ranker, teacher: Ranker) -> None:
     that reads both takes the teacher's columns and starts with zeros for the
     vectors: the ranker then begins exactly as the teacher.
     """
-    ranker.tables.take_from(teacher.tables)
-    ours = ranker.state_dict()
-    for name, theirs in teacher.state_dict().items():
-        is_table = name.startswith("tables.")
-        if is_table or name not in ours or ours[name].ndim != theirs.ndim:
-            continue
-        if ours[name].shape == theirs.shape:
-            ours[name].copy_(theirs)
-        elif ranker.creative_encoder.fields and name.startswith("creative_tower."):
-            width = theirs.shape[1]
-            ours[name].zero_()[:, :width] = theirs
+    take_weights(ranker, teacher)
+    if not ranker.creative_encoder.fields:
+        return
+    theirs = dict(teacher.creative_tower.named_parameters())
+    for name, ours in ranker.creative_tower.named_parameters():
+        if ours.shape != theirs[name].shape:
+            ours.zero_()[:, : theirs[name].shape[1]] = theirs[name]

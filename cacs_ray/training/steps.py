@@ -1,5 +1,6 @@
 """From a batch to a stage's loss: what each stage minimises, in parts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -26,21 +27,21 @@ WeightedChoice = tuple[GateChoice, Tensor]
 """What a gate decides for some values, and how often each of them occurs."""
 
 
-class Step(nn.Module):
+class Step(nn.Module, ABC):
     """Turns a batch into the parts of a loss; each is a weighted mean."""
 
     @property
+    @abstractmethod
     def prices(self) -> Mapping[str, float]:
         """What a unit of each part costs; parts that are not here are only told."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, batch: Batch) -> Parts:
         """Return the parts by name, as means over the batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def totals(self, batch: Batch) -> Parts:
         """Return what each part is divided by: the sum of its weights."""
-        raise NotImplementedError
 
     def forward(self, batch: Batch, shares: Parts | None = None) -> Parts:
         """Return `loss` and its parts.

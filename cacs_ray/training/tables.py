@@ -32,7 +32,7 @@ class TableRule:
     """How rows learn and how they forget."""
 
     learning_rate: float
-    """Of a row's first step, in root mean square over its numbers."""
+    """Of a row without doubt: its first step, in root mean square over its numbers."""
     doubt: float
     """What the squares of a row start from, in squared gradients."""
     forgetting: float
@@ -211,4 +211,14 @@ def embedding_tables(step: nn.Module) -> dict[str, EmbeddingTables]:
         if isinstance(module, EmbeddingTables)
         and module.weight.requires_grad
         and len(module.weight)
+    }
+
+
+def dense_parameters(step: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what is trained beside the tables, by name."""
+    tables = {id(table.weight) for table in embedding_tables(step).values()}
+    return {
+        name: parameter
+        for name, parameter in step.named_parameters()
+        if parameter.requires_grad and id(parameter) not in tables
     }

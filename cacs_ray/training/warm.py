@@ -70,10 +70,17 @@ def earlier_index(now: Vocabulary, before: Vocabulary) -> np.ndarray:
 
 
 @torch.no_grad()
-def take_weights(model: nn.Module, earlier: nn.Module, places: Places) -> None:
+def take_weights(
+    model: nn.Module, earlier: nn.Module, places: Places | None = None
+) -> None:
     """Copy every weight whose name and shape fit, and every row that is known.
 
     Counts of impressions are no weights: they stay those of now.
+
+    Args:
+        model: changed in place.
+        earlier: where the weights come from.
+        places: of the rows; None when both number their values alike.
     """
     tables = {
         name: part
