@@ -47,7 +47,7 @@ def run_child(
         env={**os.environ, **_threads(), **(environment or {})},
     )
     os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:NUM_CPUS])
-    sampler = _MemorySampler(process.pid)
+    sampler = MemorySampler(process.pid)
     with sampler:
         stdout, stderr = process.communicate(timeout=_TIMEOUT_S)
     if process.returncode:
@@ -80,7 +80,7 @@ def _threads() -> dict[str, str]:
     return dict.fromkeys(names, str(NUM_CPUS)) | {"GOMP_SPINCOUNT": "1000"}
 
 
-class _MemorySampler:
+class MemorySampler:
     """Watches a process tree from a thread."""
 
     def __init__(self, pid: int) -> None:
@@ -96,8 +96,10 @@ class _MemorySampler:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._is_over.wait(_SAMPLE_EVERY_S):
+        is_over = False
+        while not is_over:  # at least once, however short the process lives
             self.peak_bytes = max(self.peak_bytes, tree_bytes(self._pid))
+            is_over = self._is_over.wait(_SAMPLE_EVERY_S)
 
 
 def tree_bytes(pid: int) -> int:

@@ -1,23 +1,41 @@
+import subprocess
 import sys
 
 import pytest
 
-from cacs_ray.benchmarks.child import run_child
+from cacs_ray.benchmarks.child import MemorySampler, run_child
 
 GROW = """
-import subprocess, sys, time
-child = "x = b'1' * {bytes}; print(len(x)); import time; time.sleep(0.7)"
+import subprocess, sys
+child = "x = b'1' * {bytes}; print('grown', flush=True); input()"
 subprocess.run([sys.executable, "-c", child], check=True)
 print('{{"seconds": 1.5}}')
 """
 
 
-def test_memory_of_descendants_counts():
-    small = run_child([sys.executable, "-c", GROW.format(bytes=1)])
-    large = run_child([sys.executable, "-c", GROW.format(bytes=200 * 2**20)])
+def grown_bytes(size: int) -> int:
+    """Memory of a process and its child, which holds so many bytes until told."""
+    command = [sys.executable, "-c", GROW.format(bytes=size)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "grown\n"
+        sampler = MemorySampler(process.pid)
+        with sampler:
+            pass
+        said, _ = process.communicate("\n")
+    assert said == '{"seconds": 1.5}\n'
+    return sampler.peak_bytes
 
-    assert small.said == {"seconds": 1.5}
-    assert large.peak_bytes - small.peak_bytes > 150 * 2**20
+
+def test_memory_of_descendants_counts():
+    assert grown_bytes(200 * 2**20) - grown_bytes(1) > 150 * 2**20
+
+
+def test_a_child_says_its_result_on_its_last_line():
+    child = run_child([sys.executable, "-c", "print('x'); print('{\"seconds\": 1.5}')"])
+    assert child.said == {"seconds": 1.5}
 
 
 def test_a_child_that_fails_says_why():
