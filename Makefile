@@ -40,16 +40,24 @@ $(VENV)/bin/python:
 	echo "error: no Python of at least 3.11 with venv and pip was found;" \
 	  "install python3.11 (on Debian: python3.11-venv too)" >&2; exit 1
 
+# Every process and every Ray worker imports these packages; without byte code each
+# compiles them again (4 s a worker), where PYTHONDONTWRITEBYTECODE is set for ever.
+# What this Python cannot compile it cannot import either: no reason to stop.
+COMPILE = env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m compileall -q -j 0 \
+  -x '/(tests|_internal/py3)' $(VENV)/lib >/dev/null 2>&1 || true
+
 $(INSTALLED): requirements.lock | $(VENV)/bin/python
 	@echo "installing requirements.lock (some minutes the first time)"
 	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
 	  -r requirements.lock
+	@$(COMPILE)
 	@touch $@
 
 $(CONTENT_INSTALLED): requirements-content.lock $(INSTALLED)
 	@echo "installing requirements-content.lock"
 	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
 	  -r requirements.lock -r requirements-content.lock
+	@$(COMPILE)
 	@touch $@
 
 .PHONY: setup

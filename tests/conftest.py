@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def _folder_order(item: pytest.Item) -> int:
         if item.get_closest_marker(folder):
             return order
     return 0
+
+
+@pytest.fixture(autouse=True)
+def _seeded_torch() -> None:
+    """Draw the same weights in every run; numpy and random are seeded already."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

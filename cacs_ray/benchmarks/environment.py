@@ -46,7 +46,7 @@ def peer_python(out: Path) -> Path:
     wanted = "\n".join(peer_requirements())
     if not marker.is_file() or marker.read_text() != wanted:
         venv.create(root, with_pip=True, clear=True, symlinks=True)
-        quiet = ["-q", "--disable-pip-version-check", "--no-compile"]
+        quiet = ["-q", "--disable-pip-version-check", "--compile"]
         subprocess.run(
             [str(python), "-m", "pip", "install", *quiet, *wanted.split()], check=True
         )
