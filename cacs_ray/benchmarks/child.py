@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,19 +23,25 @@ class Finished:
 
     said: Mapping[str, Any]
     """The JSON of its last line on standard output."""
-    peak_bytes: int
-    """Most memory of it and all its descendants at one moment: the sum of their
-    PSS, in which a page shared by n processes counts 1 / n to each."""
+    peak_bytes: int | None = None
+    """Most memory of it and all its descendants at one moment, where that was
+    watched: the sum of their PSS, in which a page shared by n processes counts 1 / n
+    to each."""
 
 
 def run_child(
-    command: Sequence[str], environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    watch_memory: bool = False,
 ) -> Finished:
     """Run a program to its end on `NUM_CPUS` processors.
 
     Args:
         command: the program and its arguments.
         environment: variables to set beside those of this process.
+        watch_memory: fill in `peak_bytes`. Reading the PSS of many processes slows
+            them down, so a run that is watched is not one that is timed.
 
     Raises:
         RuntimeError: it ended with an error, with the end of what it said.
@@ -44,29 +51,38 @@ def run_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **_threads(), **(environment or {})},
+        # For both sides: waiting threads give their processor back.
+        env={**os.environ, "GOMP_SPINCOUNT": "1000", **(environment or {})},
     )
     os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:NUM_CPUS])
-    sampler = MemorySampler(process.pid)
-    with sampler:
+    sampler = MemorySampler(process.pid) if watch_memory else None
+    with sampler or nullcontext():
         stdout, stderr = process.communicate(timeout=_TIMEOUT_S)
     if process.returncode:
         raise RuntimeError(f"{command[:3]} failed: {stderr[-2000:]}")
-    return Finished(json.loads(stdout.splitlines()[-1]), sampler.peak_bytes)
+    said = json.loads(stdout.splitlines()[-1])
+    return Finished(said, sampler.peak_bytes if sampler else None)
 
 
 def run_module(
-    module: str, *arguments: str, environment: Mapping[str, str] | None = None
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    watch_memory: bool = False,
 ) -> Finished:
     """Run one of our own modules in a fresh interpreter; see `run_child`."""
-    return run_child([sys.executable, "-m", module, *arguments], environment)
+    command = [sys.executable, "-m", module, *arguments]
+    return run_child(command, environment, watch_memory=watch_memory)
 
 
-def run_script(python: Path | str, script: str, *arguments: str) -> Finished:
+def run_script(
+    python: Path | str, script: str, *arguments: str, watch_memory: bool = False
+) -> Finished:
     """Run a peer's program, which stands here but sees nothing of us."""
     place = str(Path(__file__).parent / script)
     # -P: modules beside the program must not hide those of the standard library.
-    return run_child([str(python), "-P", place, *arguments])
+    command = [str(python), "-P", place, *arguments]
+    return run_child(command, _threads(), watch_memory=watch_memory)
 
 
 def tell(result: Mapping[str, Any]) -> None:
@@ -75,9 +91,9 @@ def tell(result: Mapping[str, Any]) -> None:
 
 
 def _threads() -> dict[str, str]:
+    """Give a peer all processors; ours divides them among its own workers."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
-    # For both sides: waiting threads give their processor back.
-    return dict.fromkeys(names, str(NUM_CPUS)) | {"GOMP_SPINCOUNT": "1000"}
+    return dict.fromkeys(names, str(NUM_CPUS))
 
 
 class MemorySampler:

@@ -31,25 +31,26 @@ _PHASES: Final = ("validate_s", "fit_s", "encode_s")
 def preprocessing(settings: Settings) -> list[Outcome]:
     """Compare rows per second and memory; see `Contest`."""
     contest = Contest(settings.out, "large", settings.rows)
-    runs: dict[str, list[Finished]] = {name: [] for name in contest.sides}
+    watched = {name: contest.run(name, watch_memory=True) for name in contest.sides}
+    last: dict[str, Finished] = {}
 
     def measure(name: str) -> float:
-        runs[name].append(contest.run(name))
-        return float(runs[name][-1].said["seconds"])
+        last[name] = contest.run(name)
+        return float(last[name].said["seconds"])
 
     seconds = interleave(
         [lambda n=name: measure(n) for name in contest.sides],  # type: ignore[misc]
         min(settings.repeats, _MOST_REPEATS),
         # Each run is a new process: there is nothing to warm but the page cache,
-        # which the simulation of the market has filled.
+        # and the runs that were watched have filled it.
         warm_ups=0,
     )
-    rows = {name: [len(contest) / s for s in seconds[i]] for i, name in _numbered(runs)}
-    contest.refuse_disagreement({name: done[-1].said for name, done in runs.items()})
+    rows = {name: [len(contest) / s for s in seconds[i]] for i, name in _numbered(last)}
+    contest.refuse_disagreement({name: done.said for name, done in last.items()})
     fastest = [max(pair) for pair in zip(rows["duckdb"], rows["polars"], strict=True)]
     what = f"preprocessing, {len(contest) / 1e6:g} M impressions"
-    notes = {n: f"peak {_gib(done):.1f} GiB" for n, done in runs.items()}
-    phases = ", ".join(f"{p[:-2]} {runs['ours'][-1].said[p]:.1f} s" for p in _PHASES)
+    notes = {n: f"peak {_gib(done):.1f} GiB" for n, done in watched.items()}
+    phases = ", ".join(f"{p[:-2]} {last['ours'].said[p]:.1f} s" for p in _PHASES)
     table = [
         compared(
             f"{what}: {peer}", rows["ours"], rows[peer], "rows/s", None, notes[peer]
@@ -61,12 +62,16 @@ def preprocessing(settings: Settings) -> list[Outcome]:
     table.append(
         compared(f"{what}: the faster", rows["ours"], fastest, "rows/s", goal, note)
     )
-    return [*table, *_memory(settings, _gib(runs["ours"])), _half_a_million(settings)]
+    return [
+        *table,
+        *_memory(settings, _gib(watched["ours"])),
+        _half_a_million(settings),
+    ]
 
 
 def _memory(settings: Settings, single_gib: float) -> list[Outcome]:
     double = Contest(settings.out, "large", 2 * settings.rows)
-    double_gib = _gib([double.run("ours")])
+    double_gib = _gib(double.run("ours", watch_memory=True))
     what = "preprocessing, peak memory of all processes"
     return [
         alone(
@@ -90,8 +95,9 @@ def _half_a_million(settings: Settings) -> Outcome:
     return alone(what, seconds, "s", at_most(20.0))
 
 
-def _gib(runs: list[Finished]) -> float:
-    return max(run.peak_bytes for run in runs) / _GIB
+def _gib(run: Finished) -> float:
+    assert run.peak_bytes is not None
+    return run.peak_bytes / _GIB
 
 
 def _numbered(runs: Mapping[str, Any]) -> list[tuple[int, str]]:
@@ -126,8 +132,12 @@ class Contest:
         """Return where a side writes; what its last run left stands there."""
         return self._out / "preprocessed" / side
 
-    def run(self, side: str) -> Finished:
+    def run(self, side: str, *, watch_memory: bool = False) -> Finished:
         """Preprocess the market once; the earlier result of this side is removed.
+
+        Args:
+            side: one of `sides`.
+            watch_memory: see `run_child`.
 
         Raises:
             ValueError: a peer is run before our side, which finds the windows.
@@ -141,6 +151,7 @@ class Contest:
                 str(self.market.described),
                 str(target),
                 str(NUM_CPUS + 1),
+                watch_memory=watch_memory,
             )
             self._bounds = json.dumps(done.said["bounds"])
             return done
@@ -150,8 +161,11 @@ class Contest:
         arguments = [str(self.market.root), str(target), self._bounds]
         if side == "duckdb":
             python = peer_python(self._out)
-            return run_script(python, "peer_duckdb.py", *arguments, str(NUM_CPUS))
-        return run_script(sys.executable, "peer_polars.py", *arguments)
+            arguments.append(str(NUM_CPUS))
+            script = "peer_duckdb.py"
+        else:
+            python, script = Path(sys.executable), "peer_polars.py"
+        return run_script(python, script, *arguments, watch_memory=watch_memory)
 
     @staticmethod
     def refuse_disagreement(said: Mapping[str, Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ made over a log without duplicates.
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -32,7 +33,13 @@ from cacs_ray.data.files import (
     write_json,
     write_table,
 )
-from cacs_ray.data.parts import IMPRESSIONS, FileReport, FileTask, check_items
+from cacs_ray.data.parts import (
+    IMPRESSIONS,
+    FileReport,
+    FileTask,
+    check_items,
+    import_all,
+)
 from cacs_ray.data.reading import TableFile
 from cacs_ray.data.rules import KnownEntities
 from cacs_ray.data.summary import LogSummary
@@ -46,7 +53,10 @@ REJECTS: Final = "rejects"
 _SUMMARY: Final = "summary.json"
 _MOST_BLOCKS: Final = 256
 _MOST_NAMED_FILES: Final = 10
-_ENTITY_TABLES: Final = ("creatives", "ads", "users")
+_MOST_WOKEN: Final = 16
+_CREATIVES: Final = "creatives.parquet"
+_ADS: Final = "ads.parquet"
+_USERS: Final = "users.parquet"
 
 
 @dataclass(frozen=True)
@@ -76,22 +86,22 @@ class ValidatedLog:
     @cached_property
     def creatives(self) -> pa.Table:
         """Accepted creatives in contract types, with declared columns."""
-        return self._entities("creatives")
+        return self._entities(_CREATIVES)
 
     @cached_property
     def ads(self) -> pa.Table:
         """Accepted ads in contract types, with declared columns."""
-        return self._entities("ads")
+        return self._entities(_ADS)
 
     @cached_property
     def users(self) -> pa.Table:
         """Accepted users; of a dataset without users table, those of the log
         when `user_id` is declared, else none.
         """  # noqa: D205 - one sentence
-        return self._entities("users")
+        return self._entities(_USERS)
 
     def _entities(self, name: str) -> pa.Table:
-        path = self.directory / f"{name}.parquet"
+        path = self.directory / name
         try:
             return pq.read_table(path, partitioning=None)
         except (OSError, pa.ArrowException) as error:
@@ -130,23 +140,34 @@ def validate_log(
             too many rows are rejected.
     """
     files = dataset.files(IMPRESSIONS)
+    _wake_workers(len(files))
     with _unless_refused(kept), atomic_directory(out / VALIDATED) as validated:
         with atomic_directory(out / REJECTS) as rejects:
             entities = read_entities(dataset, rejects)
-            reports = _check_files(
-                dataset, files, entities, _Places(validated, rejects, kept)
-            )
+            # The workers check the log meanwhile.
+            with ThreadPoolExecutor(1) as beside:
+                written = beside.submit(_write_entities, dataset, entities, validated)
+                reports = _check_files(
+                    dataset, files, entities, _Places(validated, rejects, kept)
+                )
+            written.result()
             _refuse_unreadable(reports, dataset.tables[IMPRESSIONS])
             summary = _merged(reports, entities)
             _refuse_empty(summary, dataset.tables[IMPRESSIONS])
             write_json(rejects / _SUMMARY, _reject_counts(summary))
         _refuse_bad_log(summary, max_reject_share, out / REJECTS)
-        users = _users(dataset, entities, validated)
-        for name in _ENTITY_TABLES:
-            table = users if name == "users" else getattr(entities, name)
-            write_table(validated / f"{name}.parquet", table)
+        if _are_users_of_the_log(dataset):
+            write_table(validated / _USERS, _users_of_log(entities, validated))
         write_json(validated / _SUMMARY, summary.model_dump(mode="json"))
     return ValidatedLog.open(out)
+
+
+def _wake_workers(num_files: int) -> None:
+    """Let workers import what they need while this process reads the entities."""
+    num_cpus = int(ray.cluster_resources().get("CPU", 1))
+    wake = ray.remote(num_cpus=1)(import_all)
+    for _ in range(min(num_cpus, num_files, _MOST_WOKEN)):
+        wake.remote()
 
 
 @contextmanager
@@ -352,10 +373,19 @@ def _refuse_bad_log(summary: LogSummary, max_share: float, rejects: Path) -> Non
         )
 
 
-def _users(dataset: Dataset, entities: Entities, validated: Path) -> pa.Table:
-    """Return the users, taken from the log when only their ids are declared."""
-    if "users" in dataset.tables or not dataset.fields("user"):
-        return entities.users
+def _write_entities(dataset: Dataset, entities: Entities, validated: Path) -> None:
+    write_table(validated / _CREATIVES, entities.creatives)
+    write_table(validated / _ADS, entities.ads)
+    if not _are_users_of_the_log(dataset):
+        write_table(validated / _USERS, entities.users)
+
+
+def _are_users_of_the_log(dataset: Dataset) -> bool:
+    """Tell whether users are declared by their ids alone."""
+    return "users" not in dataset.tables and bool(dataset.fields("user"))
+
+
+def _users_of_log(entities: Entities, validated: Path) -> pa.Table:
     ids = (
         pl.scan_parquet(validated / IMPRESSIONS / "part-*.parquet")
         .select(pl.col(Column.USER_ID).drop_nulls().unique().sort())

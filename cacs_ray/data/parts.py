@@ -5,6 +5,7 @@ file, checked against the same entities, is not read again.
 """
 
 import hashlib
+import importlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -84,6 +85,11 @@ class _Outcome:
     hashes: np.ndarray = field(default_factory=lambda: np.array([], np.uint64))
     kept_as: str = ""
     is_reused: bool = False
+
+
+def import_all() -> None:
+    """Do nothing, in a worker that has imported this module and Ray Data's for it."""
+    importlib.import_module("ray.data._internal.planner.plan_udf_map_op")
 
 
 def check_items(items: pa.Table, task: Any) -> Iterator[pa.Table]:  # noqa: ANN401

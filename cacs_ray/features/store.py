@@ -12,6 +12,7 @@ the log than one batch.
 
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +78,16 @@ def write_store(
     Returns:
         Rows written by window.
     """
-    write_fitted(out, fitted)
-    _write_entities(out, fitted, entities, content)
     encoder = _row_encoder(fitted, entities, content)
     wanted = Windows(rows.windows, fitted.catalogue.versions, encoder.request_columns)
-    encoded = encode_files(rows.files, rows.shards or out / "shards", encoder, wanted)
+    # The workers encode the log meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        written = beside.submit(
+            _write_fitted_and_entities, out, fitted, entities, content
+        )
+        shards = rows.shards or out / "shards"
+        encoded = encode_files(rows.files, shards, encoder, wanted)
+    written.result()
     num_rows, stated = encoded.num_rows, encoded.stated
     for name, count in num_rows.items():
         make_window(out / name, count, wanted)
@@ -94,12 +100,13 @@ def write_store(
     return num_rows
 
 
-def _write_entities(
+def _write_fitted_and_entities(
     out: Path,
     fitted: FittedFeatures,
     entities: Mapping[Side, pa.Table],
     content: ContentEncoder,
 ) -> None:
+    write_fitted(out, fitted)
     for name, side in ENTITY_SIDES.items():
         encoded = encode_rows(
             entities[side], fitted.spec, fitted.vocabularies, side, content=content
