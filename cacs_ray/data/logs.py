@@ -37,13 +37,14 @@ from cacs_ray.data.parts import (
     IMPRESSIONS,
     FileReport,
     FileTask,
+    as_is,
     check_items,
-    import_all,
 )
 from cacs_ray.data.reading import TableFile
 from cacs_ray.data.rules import KnownEntities
 from cacs_ray.data.summary import LogSummary
 from cacs_ray.errors import InputError
+from cacs_ray.pipelines import map_items, wake
 from cacs_ray.schema import Column
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,7 @@ log = logging.getLogger(__name__)
 VALIDATED: Final = "validated"
 REJECTS: Final = "rejects"
 _SUMMARY: Final = "summary.json"
-_MOST_BLOCKS: Final = 256
 _MOST_NAMED_FILES: Final = 10
-_MOST_WOKEN: Final = 16
 _CREATIVES: Final = "creatives.parquet"
 _ADS: Final = "ads.parquet"
 _USERS: Final = "users.parquet"
@@ -140,12 +139,12 @@ def validate_log(
             too many rows are rejected.
     """
     files = dataset.files(IMPRESSIONS)
-    _wake_workers(len(files))
     with _unless_refused(kept), atomic_directory(out / VALIDATED) as validated:
         with atomic_directory(out / REJECTS) as rejects:
-            entities = read_entities(dataset, rejects)
-            # The workers check the log meanwhile.
             with ThreadPoolExecutor(1) as beside:
+                # What can be done while the other side works.
+                beside.submit(wake, len(files), as_is)
+                entities = read_entities(dataset, rejects)
                 written = beside.submit(_write_entities, dataset, entities, validated)
                 reports = _check_files(
                     dataset, files, entities, _Places(validated, rejects, kept)
@@ -160,14 +159,6 @@ def validate_log(
             write_table(validated / _USERS, _users_of_log(entities, validated))
         write_json(validated / _SUMMARY, summary.model_dump(mode="json"))
     return ValidatedLog.open(out)
-
-
-def _wake_workers(num_files: int) -> None:
-    """Let workers import what they need while this process reads the entities."""
-    num_cpus = int(ray.cluster_resources().get("CPU", 1))
-    wake = ray.remote(num_cpus=1)(import_all)
-    for _ in range(min(num_cpus, num_files, _MOST_WOKEN)):
-        wake.remote()
 
 
 @contextmanager
@@ -249,14 +240,7 @@ def _run(
         }
         for index, rows in duplicates.items()
     ]
-    blocks = min(len(items), _MOST_BLOCKS)
-    rows = (
-        ray.data.from_items(items, override_num_blocks=blocks)
-        .map_batches(
-            partial(check_items, task=task), batch_format="pyarrow", batch_size=None
-        )
-        .take_all()
-    )
+    rows = map_items(items, partial(check_items, task=task)).take_all()
     reports = {
         row["index"]: FileReport(
             index=row["index"],

@@ -15,12 +15,11 @@ from typing import Final
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import ray
 
 from cacs_ray.ids import IdIndex, one_array
+from cacs_ray.pipelines import map_items
 from cacs_ray.schema import Column
 
-_MOST_BLOCKS: Final = 256
 _NAME: Final = "name"
 _READ: Final = (
     Column.REQUEST_TS,
@@ -90,10 +89,7 @@ def count_window(
             part, name = _kept_count(path, (start_us, end_us), fields, kept)
             yield part.with_columns(pl.lit(name).alias(_NAME)).to_arrow()
 
-    parts = ray.data.from_items(
-        [{"path": path} for path in files],
-        override_num_blocks=min(len(files), _MOST_BLOCKS),
-    ).map_batches(count_files, batch_format="pyarrow", batch_size=None)
+    parts = map_items([{"path": path} for path in files], count_files)
     sums = _Sums(ids)
     for part in parts.iter_batches(batch_format="pyarrow", batch_size=None):
         sums.add(pl.DataFrame(part))

@@ -11,17 +11,16 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import ray
 
 from cacs_ray.features.rows import RowEncoder, read_unknown, write_shard
 from cacs_ray.features.windows import ShardRows, Windows, place, survey
+from cacs_ray.pipelines import map_items
 
 log = logging.getLogger(__name__)
-
-_MOST_BLOCKS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +82,7 @@ def encode_files(
             zip(files, paths, is_kept, strict=True)
         )
     ]
-    found = (
-        ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
-        .map_batches(encode, batch_format="pyarrow", batch_size=None)
-        .take_all()
-    )
+    found = map_items(items, encode).take_all()
     rows = {row["index"]: _from_row(row) for row in found}
     return Shards(tuple(paths), tuple(rows[index] for index in range(len(files))))
 
