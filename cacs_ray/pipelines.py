@@ -42,7 +42,8 @@ def wake(num_items: int, as_is: Callable[[pa.Table], Iterator[pa.Table]]) -> Non
     """
     num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     import_it = ray.remote(num_cpus=1)(_import)
-    for _ in range(min(num_cpus, num_items, _MOST_WOKEN)):
+    # One processor is left to the pipeline, which would else warn that it has none.
+    for _ in range(min(num_cpus - 1, num_items - 1, _MOST_WOKEN)):
         import_it.remote(as_is)
     map_items([{"item": 0}], as_is).materialize()
 

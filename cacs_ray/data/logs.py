@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +64,8 @@ class ValidatedLog:
 
     directory: Path
     """The `validated` directory."""
+    held: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
+    """Entity tables by file name that need not be read again."""
 
     @classmethod
     def open(cls, directory: str | Path) -> "ValidatedLog":
@@ -100,6 +102,8 @@ class ValidatedLog:
         return self._entities(_USERS)
 
     def _entities(self, name: str) -> pa.Table:
+        if name in self.held:
+            return self.held[name]
         path = self.directory / name
         try:
             return pq.read_table(path, partitioning=None)
@@ -143,8 +147,9 @@ def validate_log(
         with atomic_directory(out / REJECTS) as rejects:
             with ThreadPoolExecutor(1) as beside:
                 # What can be done while the other side works.
-                beside.submit(wake, len(files), as_is)
+                woken = beside.submit(wake, len(files), as_is)
                 entities = read_entities(dataset, rejects)
+                woken.result()
                 written = beside.submit(_write_entities, dataset, entities, validated)
                 reports = _check_files(
                     dataset, files, entities, _Places(validated, rejects, kept)
@@ -158,7 +163,7 @@ def validate_log(
         if _are_users_of_the_log(dataset):
             write_table(validated / _USERS, _users_of_log(entities, validated))
         write_json(validated / _SUMMARY, summary.model_dump(mode="json"))
-    return ValidatedLog.open(out)
+    return ValidatedLog(out / VALIDATED, _held(dataset, entities))
 
 
 @contextmanager
@@ -358,10 +363,15 @@ def _refuse_bad_log(summary: LogSummary, max_share: float, rejects: Path) -> Non
 
 
 def _write_entities(dataset: Dataset, entities: Entities, validated: Path) -> None:
-    write_table(validated / _CREATIVES, entities.creatives)
-    write_table(validated / _ADS, entities.ads)
-    if not _are_users_of_the_log(dataset):
-        write_table(validated / _USERS, entities.users)
+    for name, table in _held(dataset, entities).items():
+        write_table(validated / name, table)
+
+
+def _held(dataset: Dataset, entities: Entities) -> dict[str, pa.Table]:
+    """Name the file of each table; users of the log alone are not known yet."""
+    tables = {_CREATIVES: entities.creatives, _ADS: entities.ads}
+    is_known = not _are_users_of_the_log(dataset)
+    return tables | ({_USERS: entities.users} if is_known else {})
 
 
 def _are_users_of_the_log(dataset: Dataset) -> bool:

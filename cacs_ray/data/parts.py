@@ -33,6 +33,7 @@ from cacs_ray.data.rules import (
 )
 from cacs_ray.data.summary import LogSummary, RowCounts
 from cacs_ray.errors import InputError
+from cacs_ray.schema import Column
 
 IMPRESSIONS: Final = "impressions"
 _ACCEPTED: Final = "accepted.parquet"
@@ -248,10 +249,22 @@ class _Part:
             return
         if self._writer is None:
             self._writer = pq.ParquetWriter(
-                self._path, table.schema, compression="zstd"
+                self._path,
+                table.schema,
+                compression="zstd",
+                use_dictionary=_repeated_columns(table.schema),
             )
         self._writer.write_table(table.cast(self._writer.schema))
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _repeated_columns(schema: pa.Schema) -> list[str]:
+    """Name the columns that a dictionary makes smaller: all but the request's id."""
+    return [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in schema
+        if field.name != Column.REQUEST_ID
+    ]

@@ -222,7 +222,8 @@ def vector_not_finite(values: pa.ChunkedArray) -> Mask:
     array = one_array(values)
     bad = ~_numpy(pc.is_finite(pc.list_flatten(array)).fill_null(False))
     mask = np.zeros(len(array), dtype=bool)
-    mask[_numpy(pc.list_parent_indices(array))[bad]] = True
+    if bad.any():
+        mask[_numpy(pc.list_parent_indices(array))[bad]] = True
     return mask
 
 
