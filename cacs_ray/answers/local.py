@@ -1,6 +1,7 @@
 """Deciding in this process: a bundle, a requests table, a decisions table."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,23 @@ class LocalScorers:
         return self._predictor.catalogue.prior
 
 
+class RankEveryCreative(LocalScorers):
+    """Lets the serving ranker choose: it scores every creative of every ad.
+
+    Too dear to serve; it says what choosing before ranking gives up. Chosen by the
+    policy `teacher`, whose place it takes.
+    """
+
+    async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
+        """float32 [A, C]: the serving ranker's logits, in slot 0."""
+        return self._predictor.ranker_logits(self._context, candidates.creative_lists)
+
+
 def decide_requests(
-    predictor: Predictor, requests: pa.Table, settings: DecisionSettings
+    predictor: Predictor,
+    requests: pa.Table,
+    settings: DecisionSettings,
+    scorers_of: Callable[[Predictor, Context], LocalScorers] = LocalScorers,
 ) -> tuple[pa.Table, pa.Table]:
     """Decide every request of a table.
 
@@ -64,6 +80,7 @@ def decide_requests(
         requests: the contract's requests table, any number of requests; the rows
             of one request need not be adjacent.
         settings: policy, slots, exploration.
+        scorers_of: who is asked for scores.
 
     Returns:
         (decisions, rejects): one decision per acceptable candidate ad, and the
@@ -80,7 +97,7 @@ def decide_requests(
         )
         return empty, prepared.rejects
     context = predictor.context(prepared.requests)
-    scorers = LocalScorers(predictor, context)
+    scorers = scorers_of(predictor, context)
     decisions = asyncio.run(decide(prepared.candidates, scorers, settings))
     origin = DecisionOrigin(settings.policy, predictor.bundle_id)
     table = decisions_table(prepared, decisions, predictor.catalogue, origin)

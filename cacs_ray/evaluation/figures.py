@@ -63,7 +63,10 @@ def forest_plot(rows: Sequence[tuple[str, Interval]], label: str) -> str:
 
 
 def bucket_plot(
-    by_policy: Mapping[str, Branch], buckets: Sequence[str], label: str
+    by_policy: Mapping[str, Branch],
+    buckets: Sequence[str],
+    label: str,
+    colours: Mapping[str, str] = COLOURS,
 ) -> str:
     """Draw intervals per bucket, the policies of a bucket side by side.
 
@@ -71,13 +74,14 @@ def bucket_plot(
         by_policy: policy -> bucket -> interval; a missing bucket is left out.
         buckets: from left to right.
         label: of the vertical axis.
+        colours: of the policies.
     """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
         figure, axes = _canvas(7.2, 3.1)
         step = 0.7 / max(1, len(by_policy))
         for number, (policy, branch) in enumerate(by_policy.items()):
             offset = (number - (len(by_policy) - 1) / 2) * step
-            colour, is_named = COLOURS.get(policy, _OTHER), False
+            colour, is_named = colours.get(policy, _OTHER), False
             for place, bucket in enumerate(buckets):
                 one = branch.get(bucket)
                 if one is None or one["value"] is None:

@@ -76,8 +76,7 @@ class ScoredLog:
     @property
     def buckets(self) -> np.ndarray:
         """Return int64 [N, C]: number in `BUCKETS` of each creative."""
-        of_creative = np.searchsorted(_BUCKET_EDGES, self.impressions, side="left")
-        bucket: np.ndarray = of_creative[self.lists]
+        bucket: np.ndarray = bucket_of(self.impressions)[self.lists]
         return bucket
 
     @property
@@ -125,6 +124,15 @@ class ScoredLog:
             raise ValueError(f"{name}: expected shape {self.lists.shape}")
         if not np.isfinite(scores[self.mask]).all():
             raise ValueError(f"{name}: a score of a real creative is not finite")
+
+
+def bucket_of(impressions: np.ndarray) -> np.ndarray:
+    """Return the number in `BUCKETS` of each count of impressions.
+
+    >>> bucket_of(np.array([0, 10, 11])).tolist()
+    [0, 1, 2]
+    """
+    return np.searchsorted(_BUCKET_EDGES, impressions, side="left")
 
 
 def take_column(values: np.ndarray, index: np.ndarray) -> np.ndarray:

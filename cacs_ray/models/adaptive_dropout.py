@@ -26,6 +26,7 @@ from cacs_ray.models.embeddings import module_key
 from cacs_ray.schema import Side
 
 GateKind = Literal["none", "fixed", "frequency", "learnt"]
+GateSignal = Literal["training", "later"]
 
 Counts = Mapping[str, np.ndarray]
 """Vocabulary name -> impressions of each index as of training end, [size]."""
@@ -49,6 +50,10 @@ class GateConfig(Config):
     """Temperature of the relaxed coin in training, for `learnt`; small is hard."""
     kl_weight: float = Field(ge=0)
     """Price of one nat away from the frequency rule, for `learnt`."""
+    signal: GateSignal = "training"
+    """What a learnt gate learns from: the training rows, with everything else; or,
+    once everything else is trained, rows `later` than those, because training rows
+    reward memory whatever it is worth tomorrow."""
     cold_share: float | None = Field(ge=0, lt=1)
     """Share of training rows whose creative (or ad) is taken as never seen, whatever
     the kind; None = the share of new ones among the impressions after training."""
@@ -102,6 +107,8 @@ class AdaptiveDropout(nn.Module):
         if config.kind == "learnt":
             for field in self.gated:
                 self.networks[module_key(field.key)] = _network()
+        if config.signal == "later":
+            self.networks.requires_grad_(requires_grad=False)
 
     def expect_cold(self, shares: Mapping[Side, float]) -> None:
         """Take the share of new creatives and ads as measured, unless configured.
@@ -155,7 +162,7 @@ class AdaptiveDropout(nn.Module):
         logits = self._keep_logits(field, counts, features)
         if not self.training or self.config.kind == "none":
             return is_seen * logits.sigmoid()
-        if self.config.kind == "learnt":
+        if self.config.kind == "learnt" and self.config.signal == "training":
             coin = self._coins(features).clamp(1e-6, 1 - 1e-6).logit()
             return is_seen * ((logits + coin) / self.config.relaxation).sigmoid()
         kept = self._coins(features) < logits.sigmoid()

@@ -99,7 +99,7 @@ def judge(
             "next_day": next_day_value(market, predictor, POLICIES),
             "choice_gain": choice_gain(
                 market,
-                _window_rows(files, judged.window),
+                window_rows(files, judged.window),
                 _choices(scored, predictor),
                 _is_rare(scored),
             ),
@@ -175,7 +175,7 @@ def _is_rare(scored: ScoredLog) -> np.ndarray:
     return rare
 
 
-def _window_rows(files: list[str], window: tuple[int, int]) -> pa.Table:
+def window_rows(files: list[str], window: tuple[int, int]) -> pa.Table:
     """Read the accepted impressions of a window, in the order of the store."""
     time_us = pl.col(Column.REQUEST_TS).dt.epoch("us")
     parts = [

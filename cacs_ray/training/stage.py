@@ -82,6 +82,8 @@ class OpenStage:
     step: Step
     train: Rows
     validation: Rows | None
+    after: Callable[[], object] = lambda: None
+    """What is done to the trained step before it is saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,7 @@ def train_here(
         opened.step, opened.train, opened.validation, stage.loop, reporter, store
     )
     if out_dir is not None and reporter.rank == 0:
+        opened.after()
         stage.save(opened.step, out_dir)
         write_json(
             out_dir / RESULT,

@@ -74,6 +74,8 @@ class RankerStep(Step):
             a clicked list; 0 reads no lists.
         catalogue_vectors: float32 [catalogue, D], the selector's frozen vectors,
             for a ranker that is fed with them.
+        importance_clip: bound of the inverse propensity by which the click loss
+            weights a row; None weights by impressions alone.
     """
 
     catalogue_vectors: Tensor | None
@@ -84,9 +86,11 @@ class RankerStep(Step):
         *,
         listwise_click_weight: float = 0.0,
         catalogue_vectors: Tensor | None = None,
+        importance_clip: float | None = None,
     ) -> None:
         super().__init__()
         self.ranker = ranker
+        self.importance_clip = importance_clip
         self.listwise_click_weight = listwise_click_weight
         self.register_buffer("catalogue_vectors", catalogue_vectors, persistent=False)
 
@@ -112,7 +116,8 @@ class RankerStep(Step):
         )
         logits = ranker.combine(context, creatives, shown)[:, 0]
         logits = logits + ranker.position(batch.slot)
-        parts = {"click_loss": losses.click_loss(logits, batch.label, batch.weight)}
+        weight = click_weights(batch, self.importance_clip)
+        parts = {"click_loss": losses.click_loss(logits, batch.label, weight)}
         if self.listwise_click_weight:
             # Only clicked lists have a say; the others would be scored in vain.
             clicked = _clicked_lists(batch)
@@ -125,7 +130,7 @@ class RankerStep(Step):
 
     def totals(self, batch: Batch) -> Parts:
         """Return the sum of the weights of each part."""
-        totals = {"click_loss": batch.weight.sum()}
+        totals = {"click_loss": click_weights(batch, self.importance_clip).sum()}
         if self.listwise_click_weight:
             totals["listwise_click_loss"] = _clicks(batch, _clicked_lists(batch)).sum()
         return totals | _gate_total(self._weighted_choices(batch))
@@ -149,9 +154,10 @@ class StudentStep(Step):
         listwise_click_weight: price of one nat of the choice among the creatives of
             a clicked list.
         temperature: of the teacher's soft labels, for `listwise`.
+        importance_clip: as in `RankerStep`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a name for each price
         self,
         selector: Selector,
         distillation: Distillation,
@@ -160,9 +166,11 @@ class StudentStep(Step):
         click_weight: float,
         listwise_click_weight: float,
         temperature: float,
+        importance_clip: float | None = None,
     ) -> None:
         super().__init__()
         self.selector = selector
+        self.importance_clip = importance_clip
         self.distillation = distillation
         self.distillation_weight = distillation_weight
         self.click_weight = click_weight
@@ -189,7 +197,8 @@ class StudentStep(Step):
         )
         offset = selector.click_offset(batch.context)
         logits = _shown(scores, batch) + offset + selector.position(batch.slot)
-        parts = {"click_loss": losses.click_loss(logits, batch.label, batch.weight)}
+        weight = click_weights(batch, self.importance_clip)
+        parts = {"click_loss": losses.click_loss(logits, batch.label, weight)}
         if self.listwise_click_weight:
             clicked = _clicked_lists(batch)
             chosen = _listwise_clicks(scores[clicked], batch, clicked)
@@ -204,7 +213,7 @@ class StudentStep(Step):
 
     def totals(self, batch: Batch) -> Parts:
         """Return the sum of the weights of each part."""
-        totals = {"click_loss": batch.weight.sum()}
+        totals = {"click_loss": click_weights(batch, self.importance_clip).sum()}
         if self.listwise_click_weight:
             totals["listwise_click_loss"] = _clicks(batch, _clicked_lists(batch)).sum()
         totals |= _gate_total(self._weighted_choices(batch))
@@ -254,6 +263,27 @@ def top_agreement(scores: Float[Tensor, "B C"], batch: Batch) -> Float[Tensor, "
     return is_same.sum() / has_choice.sum().clamp(min=1)
 
 
+def click_weights(batch: Batch, importance_clip: float | None) -> Float[Tensor, " B"]:
+    """Return the weight of each row in the click loss.
+
+    Args:
+        batch: N rows.
+        importance_clip: None for impressions alone. Otherwise impressions x
+            min(clip, (1 / list length) / propensity): rows as if creatives had been
+            chosen uniformly, as far as the clip allows. Rows without a propensity
+            count as uniformly chosen.
+    """
+    if importance_clip is None:
+        return batch.weight
+    return batch.weight * _importance(batch).clamp(max=importance_clip)
+
+
+def _importance(batch: Batch) -> Float[Tensor, " B"]:
+    """Return uniform over logged probability of the shown creative; 1 if unknown."""
+    importance = 1.0 / batch.list_length / batch.propensity
+    return importance.nan_to_num(nan=1.0)
+
+
 def _shown(values: Tensor, batch: Batch) -> Tensor:
     """Return the value of the shown creative of each row."""
     return values.gather(1, batch.shown_index.unsqueeze(-1)).squeeze(-1)
@@ -279,11 +309,8 @@ def _listwise_clicks(
 
 def _clicks(batch: Batch, clicked: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Return the clicks of clicked lists, as under a uniform choice."""
-    uniform = 1.0 / batch.list_length[clicked]
-    # Without a propensity the choice is taken as uniform.
-    importance = (uniform / batch.propensity[clicked]).nan_to_num(nan=1.0)
     clicks = batch.label[clicked] * batch.weight[clicked]
-    return clicks * importance.clamp(max=MOST_IMPORTANCE)
+    return clicks * _importance(batch)[clicked].clamp(max=MOST_IMPORTANCE)
 
 
 def _occurrences(batch: Batch) -> Float[Tensor, " K"]:

@@ -1,6 +1,7 @@
 """Stage 3: the student, the selector, learns from clicks and from the teacher."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from cacs_ray.models.saved import save_selector
 from cacs_ray.models.selector import Selector, SelectorConfig
 from cacs_ray.training.checkpoint import CheckpointStore
 from cacs_ray.training.coldness import cold_shares
+from cacs_ray.training.later_gate import teach_gate
 from cacs_ray.training.loop import FitResult, fit
 from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.reporter import Reporter
@@ -47,6 +49,9 @@ class StudentConfig(Config):
     `windows.listwise_weight` finds."""
     temperature: float = Field(gt=0)
     """tau of the soft labels, for `listwise`."""
+    importance_clip: float | None = Field(default=None, ge=1)
+    """Bound of the inverse propensity that weights the click loss; None = unweighted.
+    Worth trying where the log explored little and its propensities are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class StudentStage:
     def open(self) -> OpenStage:
         """Build the selector, starting at the observed CTR."""
         rows = student_rows(self.inputs, self.soft_labels, self.config)
-        return OpenStage(build_student(self.inputs, rows, self.config), *rows)
+        step = build_student(self.inputs, rows, self.config)
+        return OpenStage(step, *rows, partial(_teach_gate, step, rows[1], self.config))
 
     def save(self, step: nn.Module, directory: Path) -> None:
         """Write the selector."""
@@ -127,6 +133,7 @@ def build_student(
         click_weight=config.click_weight,
         listwise_click_weight=weight,
         temperature=config.temperature,
+        importance_clip=config.importance_clip,
     )
 
 
@@ -151,7 +158,14 @@ def fit_student(
     """
     step = build_student(inputs, rows, config)
     result = fit(step, *rows, config.loop, reporter, store)
+    _teach_gate(step, rows[1], config)
     return step.selector, result
+
+
+def _teach_gate(step: StudentStep, later: Rows | None, config: StudentConfig) -> None:
+    if later is not None:
+        loop = config.loop
+        teach_gate(step, later, batch_size=loop.batch_size, seed=loop.seed)
 
 
 def train_student(

@@ -35,6 +35,8 @@ class TeacherConfig(Config):
     listwise_click_weight: float | None = Field(ge=0)
     """Price of one nat of the choice among the creatives of a clicked list; None = as
     `windows.listwise_weight` finds."""
+    importance_clip: float | None = Field(default=None, ge=1)
+    """As in `StudentConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,9 @@ class TeacherStage:
             ranker.base_logit.fill_(click_rate_logit(rows[0].log))
         if self.inputs.earlier:
             self.inputs.earlier.teach(ranker, "teacher")
-        return OpenStage(RankerStep(ranker, listwise_click_weight=weight), *rows)
+        clip = self.config.importance_clip
+        step = RankerStep(ranker, listwise_click_weight=weight, importance_clip=clip)
+        return OpenStage(step, *rows)
 
     def save(self, step: nn.Module, directory: Path) -> None:
         """Write the ranker."""

@@ -1,0 +1,1 @@
+"""Studies: ablations of the method over seeds, on markets and on real logs."""

@@ -1,0 +1,115 @@
+"""One unit of a study: a source with a seed, from its log to every variant's figures.
+
+    units/SOURCE-seedN/market/      the simulated log, of markets
+    units/SOURCE-seedN/run/         a whole cycle of the full method
+    units/SOURCE-seedN/window.npz   the judged window
+    units/SOURCE-seedN/policies.json, cascade.json, variants/*.json
+
+What is there is used again, so a study that was killed goes on where it stopped.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cacs_ray.bundle import Predictor
+from cacs_ray.data.dataset import Dataset, read_dataset
+from cacs_ray.data.files import read_json, write_json
+from cacs_ray.recipes.config import CycleConfig
+from cacs_ray.recipes.content import DatasetContent
+from cacs_ray.recipes.cycle import Cycle
+from cacs_ray.recipes.stages import LAST_STAGE
+from cacs_ray.recipes.truth import find_market
+from cacs_ray.simulation.export import write_market
+from cacs_ray.simulation.recipes import MarketRecipe
+from cacs_ray.study.cascade import cascade_figures
+from cacs_ray.study.figures import Figures, policy_figures
+from cacs_ray.study.plan import SourceName
+from cacs_ray.study.variant import SharedInputs
+from cacs_ray.study.window import JudgedWindow, judged_window
+from cacs_ray.tracking.client import Run
+
+log = logging.getLogger(__name__)
+
+BASELINES = ("random", "popular", "thompson", "teacher")
+"""Policies that no variant of the selector changes."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Where a unit stands, and what it is made from."""
+
+    source: SourceName
+    seed: int
+    root: Path
+    config: CycleConfig
+    """Of the cycle, with this seed."""
+    logs: Path | None = None
+    """The dataset of the source `logs`."""
+    market: MarketRecipe | None = None
+    """The recipe of the other sources."""
+    content: Path | None = None
+    """Cache of encoded texts and images that units share."""
+
+    @property
+    def name(self) -> str:
+        """Unique in a study."""
+        return f"{self.source}-seed{self.seed}"
+
+    @property
+    def cycle(self) -> Cycle:
+        """The unit's cycle, with all its stages known."""
+        cycle = Cycle(self.dataset, self.root / "run", self.config)
+        if self.content is not None:
+            cycle.content = DatasetContent(self.content, self.dataset.root)
+        return cycle
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The log, simulated when it is first asked for."""
+        if self.logs is not None:
+            return read_dataset(self.logs)
+        place = self.root / "market"
+        if not (place / "dataset.yaml").is_file():
+            assert self.market is not None
+            log.info("%s: simulating", self.name)
+            write_market(self.market, place, seed=self.seed)
+        return read_dataset(place)
+
+    def prepare(self, run: Run) -> SharedInputs:
+        """Run the cycle of the full method and keep what the variants share."""
+        cycle = self.cycle
+        cycle.validate()
+        cycle.report_to(run)
+        cycle.run_until(LAST_STAGE)
+        window = self.root / "window.npz"
+        if not window.is_file():
+            judged_window(cycle).save(window)
+        config = cycle.config.student.override({"loop.num_threads": 1})
+        results = self.root / "variants"
+        results.mkdir(exist_ok=True)
+        return SharedInputs(cycle.inputs, cycle.soft_labels, config, window, results)
+
+    def baselines(self) -> dict[str, Figures]:
+        """Value the policies that no variant changes."""
+        kept = self.root / "policies.json"
+        if not kept.is_file():
+            window = JudgedWindow.load(self.root / "window.npz")
+            names = (*BASELINES, "cacs")
+            write_json(kept, {name: policy_figures(window, name) for name in names})
+        figures: dict[str, Figures] = read_json(kept)
+        return figures
+
+    def cascade(self) -> dict[str, Any] | None:
+        """Play the market's next day in every order; None without a market."""
+        market = find_market(self.dataset.root)
+        if market is None:
+            return None
+        kept = self.root / "cascade.json"
+        if not kept.is_file():
+            predictor = Predictor.load(self.root / "run" / "bundle")
+            write_json(kept, cascade_figures(predictor, market, seed=self.seed))
+        figures: dict[str, Any] = read_json(kept)
+        return figures

@@ -1,0 +1,114 @@
+"""One selector of a study: trained on the shared inputs of its unit, and judged.
+
+Teacher and soft labels are those of the unit's cycle, so that variants differ in
+nothing but what they change.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cacs_ray.data.files import read_json, write_json
+from cacs_ray.features.batch import EncodedLog
+from cacs_ray.features.spec import FeatureSpec
+from cacs_ray.features.store import open_encoded
+from cacs_ray.models.selector import Selector
+from cacs_ray.study.figures import Figures, model_figures, policy_figures
+from cacs_ray.study.plan import Variant
+from cacs_ray.study.window import JudgedWindow
+from cacs_ray.training.reporter import PlainReporter
+from cacs_ray.training.stage import StageInput
+from cacs_ray.training.student import (
+    SoftLabelFiles,
+    StudentConfig,
+    fit_student,
+    student_rows,
+)
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class SharedInputs:
+    """What the variants of a unit are trained on and judged by."""
+
+    inputs: StageInput
+    soft_labels: SoftLabelFiles
+    config: StudentConfig
+    """Of the full method, with one thread."""
+    window: Path
+    """The saved `JudgedWindow`."""
+    results: Path
+    """Directory of the figures, one file a variant."""
+
+
+def run_variant(name: str, variant: Variant, shared: SharedInputs) -> Figures:
+    """Train and judge a variant, unless its figures are there already.
+
+    Returns:
+        `policy_figures` of its choices, `model_figures`, and `train_seconds`,
+        `rows_per_second`, `num_steps` of its training.
+    """
+    kept = shared.results / f"{name}.json"
+    if kept.is_file():
+        figures: Figures = read_json(kept)
+        return figures
+    torch.set_num_threads(1)
+    config = shared.config.override(dict(variant.changes))
+    inputs = replace(shared.inputs, spec=_without(shared.inputs.spec, variant.without))
+    taught = None if config.distillation == "none" else shared.soft_labels
+    rows = student_rows(inputs, taught, config)
+    selector, result = fit_student(inputs, rows, config, PlainReporter())
+    log = open_encoded(inputs.encoded_dir, "test")
+    scores, logits = score_lists(selector, log)
+    window = JudgedWindow.load(shared.window).with_scores(scores)
+    figures = {
+        **policy_figures(window, "cacs"),
+        **model_figures(window.scored, logits),
+        "rows_per_second": result.rows_per_second,
+        "num_steps": float(result.num_steps),
+        "validation_click_loss": result.metrics["validation/click_loss"],
+    }
+    write_json(kept, figures)
+    return figures
+
+
+def _without(spec: FeatureSpec, kinds: tuple[str, ...]) -> FeatureSpec:
+    """Return the spec of a selector that does not see some kinds of features.
+
+    Identities are left out on the side that is chosen; who asks stays known.
+    """
+    kept = tuple(
+        field
+        for field in spec.fields
+        if field.kind not in kinds or field.of in ("user", "request")
+    )
+    return spec.model_copy(update={"fields": kept})
+
+
+@torch.inference_mode()
+def score_lists(selector: Selector, log: EncodedLog) -> tuple[np.ndarray, np.ndarray]:
+    """Score every logged list.
+
+    Returns:
+        float32 [N, C] scores, padding 0, as wide as the widest list; float32 [N]
+        click logits of the shown creatives in their slots.
+    """
+    selector.eval()
+    scores = np.zeros((len(log), log.lists.shape[1]), np.float32)
+    logits = np.zeros(len(log), np.float32)
+    for start in range(0, len(log), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(log)))
+        batch = log.batch(rows)
+        listed = selector.score(
+            selector.user_vectors(batch.context),
+            selector.creative_vectors(batch.creatives),
+            batch.creative_index,
+        )
+        shown = listed.gather(1, batch.shown_index.unsqueeze(1)).squeeze(1)
+        offset = selector.click_offset(batch.context) + selector.position(batch.slot)
+        logits[rows] = (shown + offset).numpy()
+        scores[rows, : listed.shape[1]] = listed.numpy()
+    return scores, logits
