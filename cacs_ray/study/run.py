@@ -1,6 +1,7 @@
 """A whole study: units one after the other, their variants side by side on Ray."""
 
 import logging
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +9,7 @@ from typing import Any, Final
 import ray
 
 from cacs_ray.cluster import start_ray
-from cacs_ray.data.files import write_json
+from cacs_ray.data.files import write_bytes, write_json
 from cacs_ray.errors import InputError
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.recipes.config import CycleConfig, run_config
@@ -77,7 +78,9 @@ def run_study(
     with (
         start_ray(),
         Tracker.open(tracking_uri, f"study {root.name}", root / "tracking") as tracker,
-        tracker.run(f"study {root.name}", tags={"stage": "study"}) as run,
+        tracker.run(
+            f"study {root.name}", tags={"stage": "study"}, key=_study_key(root)
+        ) as run,
     ):
         run.params(config.model_dump())
         for unit in units:
@@ -112,7 +115,7 @@ def _unit(
 
 def _run_unit(unit: Unit, variants: Mapping[str, Variant], run: Run) -> dict[str, Any]:
     tags = {"stage": "unit", "source": unit.source, "seed": unit.seed}
-    with run.child(unit.name, tags) as child:
+    with run.child(unit.name, tags, key=f"{run.id}/{unit.name}") as child:
         log.info("%s: the full method", unit.name)
         shared = unit.prepare(child)
         figures = {"policies": unit.baselines(), "cascade": unit.cascade()}
@@ -125,6 +128,7 @@ def _run_variants(
 ) -> dict[str, Figures]:
     task = ray.remote(num_cpus=1)(run_variant)
     inputs = ray.put(shared)
+    told = {name for name in variants if (shared.results / f"{name}.json").is_file()}
     waiting = {
         task.remote(name, variant, inputs): name for name, variant in variants.items()
     }
@@ -134,10 +138,25 @@ def _run_variants(
         name = waiting.pop(done)
         found[name] = ray.get(done)
         log.info("%s: %-22s %d of %d", unit.name, name, len(found), len(variants))
-        with run.child(name, {"stage": "variant", "variant": name}) as child:
-            child.params(dict(variants[name].changes))
-            child.metrics(by_group({f"test/{k}": v for k, v in found[name].items()}))
+        if name not in told:
+            _tell(run, name, variants[name], found[name])
     return {name: found[name] for name in variants}
+
+
+def _tell(run: Run, name: str, variant: Variant, figures: Figures) -> None:
+    """Log a variant as a run of its own."""
+    tags = {"stage": "variant", "variant": name}
+    with run.child(name, tags, key=f"{run.id}/{name}") as child:
+        child.params(dict(variant.changes))
+        child.metrics(by_group({f"test/{k}": v for k, v in figures.items()}))
+
+
+def _study_key(root: Path) -> str:
+    """Return what names this study in MLflow, for as long as its directory lasts."""
+    file = root / "study.key"
+    if not file.is_file():
+        write_bytes(file, uuid.uuid4().hex.encode())
+    return file.read_text()
 
 
 def _tables(

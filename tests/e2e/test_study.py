@@ -65,7 +65,7 @@ def test_the_page_and_the_markdown_say_the_same(done):
         assert cell in page
 
 
-def test_a_study_that_goes_on_trains_nothing_again(done, capsys, caplog):
+def test_a_study_that_goes_on_trains_nothing_again(done):
     kept = sorted((done[0] / "study" / "units").rglob("*.json"))
     before = {path: path.stat().st_mtime_ns for path in kept}
     first = (done[0] / "study" / "study.json").read_bytes()
@@ -79,7 +79,8 @@ def test_each_variant_is_a_run_of_its_own(done):
     experiments = {one.name: one for one in client.search_experiments()}
     runs = client.search_runs([experiments["study study"].experiment_id])
     variants = [r.data.tags.get("variant") for r in runs]
-    assert variants.count("no_dropout") >= 2
+    # Also after the study was started again.
+    assert variants.count("no_dropout") == 2
 
 
 def test_what_does_not_go_together_is_one_line(ray_local, tmp_path, capsys):
