@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export MPLBACKEND := Agg
 # Threads that wait for each other do not hold a processor that others need.
-export GOMP_SPINCOUNT := 1000
+export GOMP_SPINCOUNT := 100000
 
 .PHONY: help
 help: ## show this list

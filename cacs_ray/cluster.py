@@ -9,6 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+SPIN_COUNT = "100000"
+"""How often an OpenMP thread looks for work before it gives its processor back: long
+enough for the gap between two operators of a step, too short to starve what runs
+beside. The default, without end, made steps 20 times slower under load, and 1000 cost
+a third of the speed without any; see docs/log.md."""
+
 _LOCAL_ENVIRONMENT = {
     # Ray reads this name on every system: off means that all its servers listen
     # on the loopback address alone.
@@ -22,9 +28,7 @@ _LOCAL_ENVIRONMENT = {
     # A pipeline that waits for a processor it can never get ends after this time.
     "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # A thread that waits for the others of its step gives its processor back soon;
-    # see docs/results.md, "Speed".
-    "GOMP_SPINCOUNT": "1000",
+    "GOMP_SPINCOUNT": SPIN_COUNT,
     # As many tasks run at once as there are processors; each gets by with its own.
     "POLARS_MAX_THREADS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -26,12 +26,11 @@ from typing import TextIO
 
 import numpy as np
 
+from cacs_ray.cluster import SPIN_COUNT
 from cacs_ray.errors import InputError
 
-# Read when torch is loaded, which the jobs do later: a thread that waits for the
-# others of its step gives its processor back soon. By default it spins, and where
-# anything else runs beside training, a step then takes many times as long.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Read when torch is loaded, which the jobs do later.
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 

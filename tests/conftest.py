@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # A cluster or server of the developer must not be drawn into the tests.
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cacs_ray.cluster import SPIN_COUNT
+
 _SAMPLE_EVERY_S: Final = 0.4
 _TIMEOUT_S: Final = 1800.0
 NUM_CPUS: Final = 2
@@ -51,8 +53,7 @@ def run_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # For both sides: waiting threads give their processor back.
-        env={**os.environ, "GOMP_SPINCOUNT": "1000", **(environment or {})},
+        env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT, **(environment or {})},
     )
     os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:NUM_CPUS])
     sampler = MemorySampler(process.pid) if watch_memory else None
