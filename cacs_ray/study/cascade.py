@@ -132,9 +132,13 @@ def _ranker_figures(
 
 
 def _true_ctr(market: Market, table: pa.Table, slots: np.ndarray) -> np.ndarray:
-    names = (Column.USER_ID, Column.AD_ID, Column.CREATIVE_ID)
-    devices = table[DEVICE] if DEVICE in table.column_names else None
-    return market.click_probability(*(table[n] for n in names), slots, devices)
+    return market.click_probability(
+        table[Column.USER_ID],
+        table[Column.AD_ID],
+        table[Column.CREATIVE_ID],
+        slots,
+        table[DEVICE] if DEVICE in table.column_names else None,
+    )
 
 
 def _ece(predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -25,12 +25,8 @@ def interval(values: Sequence[float], level: float) -> dict[str, float]:
     mean = float(known.mean()) if len(known) else float("nan")
     low = high = float("nan")
     if len(known) >= 2:
-        # Equal values have no spread, which SciPy answers with NaN.
-        if np.ptp(known) == 0:
-            low = high = mean
-        else:
-            found = stats.ttest_1samp(known, 0.0).confidence_interval(level)
-            low, high = float(found.low), float(found.high)
+        half = stats.sem(known) * stats.t.ppf((1 + level) / 2, len(known) - 1)
+        low, high = mean - float(half), mean + float(half)
     return {"value": mean, "low": low, "high": high, "seeds": len(known)}
 
 

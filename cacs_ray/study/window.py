@@ -50,7 +50,7 @@ class JudgedWindow:
         if self.true_ctr is not None:
             arrays["true_ctr"] = self.true_ctr
         stream = io.BytesIO()
-        np.savez(stream, **{n: np.asarray(a) for n, a in arrays.items()})
+        np.savez(stream, allow_pickle=False, **arrays)
         write_bytes(path, stream.getvalue())
 
     @classmethod

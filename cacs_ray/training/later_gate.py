@@ -63,4 +63,4 @@ def teach_gate(step: StudentStep, later: Rows, *, batch_size: int, seed: int) ->
 
 def _require(parameters: list[torch.nn.Parameter], *, wanted: bool) -> None:
     for parameter in parameters:
-        parameter.requires_grad_(requires_grad=wanted)
+        parameter.requires_grad = wanted
