@@ -1,8 +1,9 @@
 """Validate, fit and encode a dataset, timed from when Ray has started.
 
-python -m cacs_ray.benchmarks.ours_preprocessing DATASET OUT NUM_CPUS [awake]
+python -m cacs_ray.benchmarks.ours_preprocessing DATASET OUT NUM_CPUS [awake] [nodes]
 
-With `awake` the clock starts when Ray's workers have imported their libraries as well.
+With `awake` the clock starts when Ray's workers have imported their libraries as well;
+with `nodes` every processor is a simulated node of its own.
 """
 
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 from cacs_ray.benchmarks.child import tell
+from cacs_ray.benchmarks.nodes import simulated_nodes
 from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import validate_log
@@ -72,7 +74,9 @@ def preprocess(dataset: Dataset, out: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    with start_ray(int(sys.argv[3])):
+    described, out, num_cpus = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    nodes = simulated_nodes if "nodes" in sys.argv else start_ray
+    with nodes(num_cpus):
         if "awake" in sys.argv:
-            wake(int(sys.argv[3]), as_is)
-        tell(preprocess(read_dataset(sys.argv[1]), Path(sys.argv[2])))
+            wake(num_cpus, as_is)
+        tell(preprocess(read_dataset(described), out))

@@ -5,13 +5,13 @@ python -m cacs_ray.benchmarks.ours_scale ENCODED OUT NUM_WORKERS
 Expects the variables of `cluster.local_environment`, for the loopback address alone.
 """
 
-import logging
 import sys
 import threading
 import time
 from pathlib import Path
 
 from cacs_ray.benchmarks.child import tell
+from cacs_ray.benchmarks.nodes import simulated_nodes
 from cacs_ray.benchmarks.training import Contestant
 from cacs_ray.features.store import open_fitted
 from cacs_ray.training.stage import Launch, StageInput, TrainResult, run_stage
@@ -82,25 +82,16 @@ def _said(result: TrainResult, bytes_per_step: float) -> dict[str, object]:
 def main() -> None:
     """Start the nodes, train on them in a thread, say what came out."""
     directory, out, num_workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    import ray
-    from ray.cluster_utils import Cluster
-
     fitted = open_fitted(directory)
     counts = {name: v.counts for name, v in fitted.vocabularies.items()}
     inputs = StageInput(directory, fitted.spec, counts)
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**28}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(num_workers - 1):
-        cluster.add_node(num_cpus=1, object_store_memory=2**28)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     said: dict[str, object] = {}
-    thread = threading.Thread(
-        target=lambda: said.update(train(inputs, out, num_workers))
-    )
-    thread.start()
-    thread.join()
-    ray.shutdown()
-    cluster.shutdown()  # type: ignore[no-untyped-call]
+    with simulated_nodes(num_workers):
+        thread = threading.Thread(
+            target=lambda: said.update(train(inputs, out, num_workers))
+        )
+        thread.start()
+        thread.join()
     if not said:
         raise SystemExit("training failed; see above")
     tell(said)

@@ -15,21 +15,18 @@ import pyarrow.compute as pc
 from cacs_ray.answers.local import LocalScorers, RankEveryCreative, decide_requests
 from cacs_ray.bundle import Predictor
 from cacs_ray.decision.cascade import DecisionSettings
-from cacs_ray.evaluation.scored_log import BUCKETS, bucket_of
+from cacs_ray.evaluation.scored_log import bucket_of
 from cacs_ray.features.context import Context
 from cacs_ray.metrics import ranking
 from cacs_ray.schema import Column, PolicyName
 from cacs_ray.simulation.market import DEVICE, Market
 from cacs_ray.simulation.value import resampled_sums, true_value
+from cacs_ray.study.figures import calibration_figures
 
 RANK_EVERY: Final = "rank_every"
 """The serving ranker scores every creative of every ad and chooses by it."""
 
 NUM_SLOTS: Final = 3
-FEWEST_CLICKS: Final = 200
-"""Expected clicks below which a bucket's calibration is not told."""
-_NUM_BINS: Final = 20
-
 _Scorers = Callable[[Predictor, Context], LocalScorers]
 
 ORDERS: Final[Mapping[str, tuple[PolicyName, _Scorers]]] = {
@@ -61,7 +58,7 @@ def cascade_figures(
         currency), `ecpm` (true CTR x bid x 1000 of what was shown), `auc` and
         `gauc_request` of pctr over all candidate ads with their chosen creatives,
         `calibration` and `ece` over them, `calibration_shown` over the winners of
-        the auction, `calibration/BUCKET` for buckets with `FEWEST_CLICKS`;
+        the auction, `calibration/BUCKET` where it can be told;
         `paired`: `cacs` less each other order in `true_ctr` and `rpm`, with the
         95 % interval over requests;
         `regret`: share of eCPM that choosing first loses against `rank_every`, as
@@ -111,24 +108,21 @@ def _ranker_figures(
     is_shown = pc.is_valid(table[Column.SLOT]).to_numpy()
     clicked = (draws < truth).astype(np.float64)
     request = table[Column.REQUEST_ID].combine_chunks().dictionary_encode()
-    figures = {
+    catalogue = predictor.catalogue
+    row = catalogue.creative_row(table[Column.CREATIVE_ID].to_pylist())
+    return {
         "auc": ranking.auc(clicked, predicted),
         "gauc_request": ranking.gauc(clicked, predicted, request.indices.to_numpy()),
-        "calibration": float(predicted.sum() / truth.sum()),
+        **calibration_figures(
+            predicted,
+            truth,
+            np.ones(len(truth)),
+            bucket_of(catalogue.impressions[row]),
+        ),
         "calibration_shown": float(predicted[is_shown].sum() / truth[is_shown].sum()),
-        "ece": _ece(predicted, truth),
         "ecpm": 1000 * float((truth * bid)[is_shown].mean()),
         "predicted_ecpm": 1000 * float((predicted * bid)[is_shown].mean()),
     }
-    catalogue = predictor.catalogue
-    row = catalogue.creative_row(table[Column.CREATIVE_ID].to_pylist())
-    bucket = bucket_of(catalogue.impressions[row])
-    for number, name in enumerate(BUCKETS):
-        inside = bucket == number
-        if truth[inside].sum() >= FEWEST_CLICKS:
-            ratio = predicted[inside].sum() / truth[inside].sum()
-            figures[f"calibration/{name}"] = float(ratio)
-    return figures
 
 
 def _true_ctr(market: Market, table: pa.Table, slots: np.ndarray) -> np.ndarray:
@@ -139,16 +133,6 @@ def _true_ctr(market: Market, table: pa.Table, slots: np.ndarray) -> np.ndarray:
         slots,
         table[DEVICE] if DEVICE in table.column_names else None,
     )
-
-
-def _ece(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Mean |predicted - true CTR| over bins of equal mass by prediction."""
-    order = np.argsort(predicted, kind="stable")
-    gaps = [
-        abs(float((predicted[rows] - truth[rows]).sum()))
-        for rows in np.array_split(order, _NUM_BINS)
-    ]
-    return sum(gaps) / len(predicted)
 
 
 def _paired(

@@ -5,11 +5,13 @@
 Everything is weighted by impressions. A figure that the window cannot give is left out.
 """
 
+from typing import Final
+
 import numpy as np
 
 from cacs_ray.decision.creative_policy import smoothed_ctr
 from cacs_ray.evaluation.policies import importance, policy_probabilities
-from cacs_ray.evaluation.scored_log import BUCKETS, ScoredLog
+from cacs_ray.evaluation.scored_log import BUCKETS, ScoredLog, take_column
 from cacs_ray.metrics import agreement, ranking
 from cacs_ray.metrics.creative import nsctr, sctr
 from cacs_ray.metrics.off_policy import dr, effective_sample_size, snips
@@ -159,6 +161,68 @@ def rare_ads(log: ScoredLog) -> np.ndarray:
     of_ad = np.zeros(int(log.ad_row.max()) + 1)
     np.maximum.at(of_ad, log.ad_row, seen)
     return seen <= np.median(of_ad[np.unique(log.ad_row)])
+
+
+FEWEST_CLICKS: Final = 200
+"""True clicks below which a bucket's calibration is not told."""
+_NUM_BINS: Final = 20
+
+
+def calibration_figures(
+    predicted: np.ndarray, truth: np.ndarray, weight: np.ndarray, bucket: np.ndarray
+) -> Figures:
+    """Hold a ranker's probabilities of what was chosen against the truth.
+
+    Args:
+        predicted: float64 [N], of the chosen creatives.
+        truth: float64 [N], their click probabilities.
+        weight: float64 [N], impressions.
+        bucket: int [N], number in `BUCKETS` of the chosen creative.
+
+    Returns:
+        `calibration` (predicted / true clicks), `ece` (mean |predicted - true| over
+        20 bins of equal mass by prediction) and `calibration/BUCKET` for buckets
+        with `FEWEST_CLICKS`.
+
+    >>> half = np.full(4, 0.5)
+    >>> calibration_figures(half, half / 2, np.ones(4), np.zeros(4, int))
+    {'calibration': 2.0, 'ece': 0.25}
+    """
+    gap = weight * (predicted - truth)
+    order = np.argsort(predicted, kind="stable")
+    gaps = [abs(float(gap[rows].sum())) for rows in np.array_split(order, _NUM_BINS)]
+    figures = {
+        "calibration": float(weight @ predicted) / float(weight @ truth),
+        "ece": sum(gaps) / float(weight.sum()),
+    }
+    for number, name in enumerate(BUCKETS):
+        inside = bucket == number
+        clicks = float(weight[inside] @ truth[inside])
+        if clicks >= FEWEST_CLICKS:
+            ratio = float(weight[inside] @ predicted[inside]) / clicks
+            figures[f"calibration/{name}"] = ratio
+    return figures
+
+
+def chosen_calibration(window: JudgedWindow) -> Figures:
+    """Judge the serving ranker where the selector's choice is shown instead.
+
+    The best of noisy scores promises too much (winner's curse), so the choice is
+    where a ranker must be honest. Ads and slots are those of the log.
+
+    Raises:
+        ValueError: the window has no truth or no `pctr`.
+    """
+    log = window.scored
+    if window.true_ctr is None or log.pctr is None:
+        raise ValueError("a truth and pctr are needed")
+    chosen = policy_probabilities(log, "cacs").argmax(1)
+    return calibration_figures(
+        take_column(log.pctr, chosen).astype(np.float64),
+        take_column(window.true_ctr, chosen),
+        log.weight.astype(np.float64),
+        take_column(log.buckets, chosen),
+    )
 
 
 def model_figures(log: ScoredLog, logits: np.ndarray) -> Figures:

@@ -173,7 +173,7 @@ def _tables(
         cells: dict[str, dict[int, Figures]] = {}
         for seed, found in by_seed.items():
             policies = {f"policy {n}": f for n, f in found["policies"].items()}
-            for name, figures in (policies | found["variants"]).items():
+            for name, figures in (found["variants"] | policies).items():
                 cells.setdefault(name, {})[seed] = figures
         everything = [
             {**found["policies"], **found["variants"]} for found in by_seed.values()

@@ -41,9 +41,7 @@ _ORDER_COLUMNS: Final[tuple[Column, ...]] = (
     ("ecpm", "eCPM", 2, 1),
     ("auc", "AUC", 4, 1),
     ("gauc_request", "GAUC by request", 4, 1),
-    ("calibration", "predicted / true", 3, 1),
-    ("calibration_shown", "the same, winners", 3, 1),
-    ("ece", "ECE", 4, 1),
+    ("calibration_shown", "predicted / true, winners", 3, 1),
 )
 _LESS: Final = "less"
 
@@ -65,7 +63,8 @@ def tables_of(study: Branch, source: str) -> list[Table]:
     if "gain" in tables["summary"][FULL]:
         found.append(_cold_start(tables["summary"]))
     if tables["cascade"]:
-        found += [_orders(tables["cascade"]), _calibration(tables["cascade"])]
+        found.append(_orders(tables["cascade"]))
+        found.append(_calibration(tables["cascade"], tables["summary"]))
     if tables["metrics"]:
         found.append(_metrics(tables["metrics"]))
     return found
@@ -177,15 +176,30 @@ def _less_of_cacs(one: Branch, figure: str) -> Branch | None:
     }
 
 
-def _calibration(cascade: Branch) -> Table:
+def _calibration(cascade: Branch, summary: Branch) -> Table:
+    own = {
+        name.removeprefix("ranker/"): value
+        for name, value in summary["policy cacs"].items()
+        if name.startswith("ranker/")
+    }
+    sources = {"cacs, on the log's own ads": own, **cascade["orders"]}
+    figures = ("calibration", "ece", *(f"calibration/{b}" for b in BUCKETS))
+    digits = (3, 4, *(3 for _ in BUCKETS))
     rows = [
-        (name, *(_interval(one.get(f"calibration/{b}"), 3, 1) for b in BUCKETS))
-        for name, one in cascade["orders"].items()
+        (
+            name,
+            *(
+                _interval(one.get(f), d, 1)
+                for f, d in zip(figures, digits, strict=True)
+            ),
+        )
+        for name, one in sources.items()
     ]
     return Table(
-        "Predicted clicks / true clicks of the ranker, by bucket of the choice",
-        "Only buckets with at least 200 true clicks.",
-        ("order", *(f"seen {bucket}" for bucket in BUCKETS)),
+        "Predicted / true clicks of the ranker, by bucket of the choice",
+        "On the log's own ads in their slots, and over all candidate ads of the next "
+        "day in slot 0. Only buckets with at least 200 true clicks.",
+        ("order", "all", "ECE", *(f"seen {bucket}" for bucket in BUCKETS)),
         tuple(rows),
     )
 

@@ -25,7 +25,7 @@ from cacs_ray.recipes.truth import find_market
 from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import MarketRecipe
 from cacs_ray.study.cascade import cascade_figures
-from cacs_ray.study.figures import Figures, policy_figures
+from cacs_ray.study.figures import Figures, chosen_calibration, policy_figures
 from cacs_ray.study.plan import SourceName
 from cacs_ray.study.variant import SharedInputs
 from cacs_ray.study.window import JudgedWindow, judged_window
@@ -98,7 +98,11 @@ class Unit:
         if not kept.is_file():
             window = JudgedWindow.load(self.root / "window.npz")
             names = (*BASELINES, "cacs")
-            write_json(kept, {name: policy_figures(window, name) for name in names})
+            found = {name: policy_figures(window, name) for name in names}
+            if window.true_ctr is not None:
+                own = chosen_calibration(window)
+                found["cacs"] |= {f"ranker/{name}": one for name, one in own.items()}
+            write_json(kept, found)
         figures: dict[str, Figures] = read_json(kept)
         return figures
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from cacs_ray.metrics.creative import normalised_gain
-from cacs_ray.study.figures import list_gain, model_figures, policy_figures, rare_ads
+from cacs_ray.study.figures import (
+    calibration_figures,
+    chosen_calibration,
+    list_gain,
+    model_figures,
+    policy_figures,
+    rare_ads,
+)
 from cacs_ray.study.window import JudgedWindow
 from tests.unit.evaluation.logs import hats_and_shoes, simulated
 
@@ -90,3 +97,21 @@ def test_a_window_comes_back_as_it_was_saved(window, tmp_path):
     assert np.array_equal(again.true_ctr, TRUTH, equal_nan=True)
     assert again.scored.prior == window.scored.prior
     assert policy_figures(again, "cacs") == policy_figures(window, "cacs")
+
+
+def test_calibration_is_a_ratio_of_sums_by_bucket():
+    truth = np.full(10_000, 0.1)
+    bucket = np.repeat([1, 2], [9_000, 1_000])
+    predicted = np.where(bucket == 1, 0.11, 0.1)
+    found = calibration_figures(predicted, truth, np.ones(10_000), bucket)
+    assert found["calibration/1-10"] == pytest.approx(1.1)
+    # 100 true clicks are too few to tell.
+    assert "calibration/11-100" not in found
+    assert found["calibration"] == pytest.approx((0.9 * 0.11 + 0.1 * 0.1) / 0.1)
+    assert found["ece"] == pytest.approx(0.9 * 0.01)
+
+
+def test_the_ranker_is_judged_on_what_the_selector_chose(window):
+    # The selector takes creatives 2 and 5, which the ranker gives 0.4 and 0.3.
+    found = chosen_calibration(window)
+    assert found["calibration"] == pytest.approx((0.4 + 0.3) / (0.3 + 0.8))
