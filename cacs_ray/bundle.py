@@ -251,7 +251,10 @@ class Predictor:
         lists = creative_row[:, None]
         typical = None if lists.all() else self.typical_parts
         logits = self._rank(self.ranker, context, lists, typical=typical)[:, 0]
-        return self.calibration.probability(logits)
+        seen = np.where(
+            creative_row > 0, self.catalogue.impressions[creative_row], np.nan
+        )
+        return self.calibration.probability(logits, seen)
 
     @cached_property
     @torch.inference_mode()

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from cacs_ray.config import Config
@@ -15,60 +15,142 @@ _CLICKS_FOR_SLOPE = 200
 _CLICKS_FOR_SHIFT = 20
 
 
-class Calibration(Config):
-    """Platt scaling: p = sigmoid(slope x logit + intercept).
+# Impressions at which the shift by experience is fitted; linear in log(1 + n) between.
+_KNOTS = (0.0, 3.0, 30.0, 300.0, 3000.0)
+# Standard deviations that shifts are expected to have, in logits, before any click.
+_SHIFT_PRIOR = 0.15
+_CHOSEN_PRIOR = 0.05
+# So large a unit leaves the slope all but free of the penalty that holds the shifts.
+_SLOPE_UNIT = 1000.0
 
-    Source: Platt, "Probabilistic outputs for support vector machines", 1999.
+
+class Calibration(Config):
+    """Platt scaling with a shift by how often the creative had been shown.
+
+    p = sigmoid(slope x logit + intercept + shift(impressions)); the shift is linear in
+    log(1 + impressions) between its knots. Between ads of one request the order
+    changes only by what the shift says; for one creative a higher logit is always a
+    higher probability.
+
+    Source: Platt, "Probabilistic outputs for support vector machines", 1999; the
+    shift is ours, see docs/decisions/0011-calibration-by-experience.md.
     """
 
     method: Literal["platt"] = "platt"
     slope: float = 1.0
     intercept: float = 0.0
+    shifts: tuple[float, ...] = ()
+    """Shift at 0, 3, 30, 300 and 3,000 impressions; empty = none anywhere."""
     num_clicks: float = 0.0
     """Weighted clicks it was fitted on."""
 
-    def probability(self, logits: np.ndarray) -> np.ndarray:
+    def probability(
+        self, logits: np.ndarray, impressions: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return calibrated probabilities, float64, same shape, in (0, 1).
+
+        Args:
+            logits: of any shape.
+            impressions: of each creative as of the end of training, same shape; NaN
+                or None where it is not known which creative: no shift then.
 
         >>> Calibration(intercept=-1.0).probability(np.array([1.0])).tolist()
         [0.5]
         """
         scaled = self.slope * logits.astype(np.float64) + self.intercept
+        if impressions is not None and self.shifts:
+            shift = np.interp(np.log1p(impressions), np.log1p(_KNOTS), self.shifts)
+            scaled = scaled + np.nan_to_num(shift, nan=0.0)
         return np.clip(expit(scaled), 1e-7, 1 - 1e-7)
 
 
 def fit_calibration(
-    logits: np.ndarray, clicks: np.ndarray, weight: np.ndarray
+    logits: np.ndarray,
+    clicks: np.ndarray,
+    weight: np.ndarray,
+    impressions: np.ndarray | None = None,
+    is_chosen: np.ndarray | None = None,
 ) -> Calibration:
-    """Fit Platt scaling on a slice later than training.
+    """Fit on a slice later than training.
 
     Args:
         logits: float [N], the ranker's logits with the slot of each row.
         clicks: float [N], 0 or 1.
         weight: float [N], impressions per row.
+        impressions: float [N], how often training had shown the row's creative; None
+            fits no shifts.
+        is_chosen: bool [N]: the row's creative is the selector's choice. The level is
+            moved towards theirs, as far as their clicks outweigh the expectation
+            that it is the same: the best of noisy scores promises too much.
 
     Returns:
-        Slope and intercept; with under 200 clicks only the level is moved, with
-        under 20 nothing is.
+        Slope, intercept and shifts; with under 200 clicks only the level is moved,
+        with under 20 nothing is.
     """
     num_clicks = float((clicks * weight).sum())
     is_one_sided = num_clicks >= float(weight.sum())
     if num_clicks < _CLICKS_FOR_SHIFT or is_one_sided:
         return Calibration(num_clicks=num_clicks)
-    if num_clicks < _CLICKS_FOR_SLOPE:
-        return Calibration(
-            intercept=_level_shift(logits, clicks, weight), num_clicks=num_clicks
-        )
-    model = LogisticRegression(C=np.inf, tol=1e-8)
-    model.fit(logits[:, None].astype(np.float64), clicks, sample_weight=weight)
-    slope = float(model.coef_[0, 0])
-    if slope <= 0:  # ranking upside down: keep the order, correct the level
-        return Calibration(
-            intercept=_level_shift(logits, clicks, weight), num_clicks=num_clicks
-        )
-    return Calibration(
-        slope=slope, intercept=float(model.intercept_[0]), num_clicks=num_clicks
+    level = Calibration(
+        intercept=_level_shift(logits, clicks, weight), num_clicks=num_clicks
     )
+    if num_clicks < _CLICKS_FOR_SLOPE:
+        return level
+    fitted = _fit_shifts(logits, clicks, weight, impressions)
+    if fitted.slope <= 0:  # ranking upside down: keep the order, correct the level
+        return level
+    fitted = fitted.model_copy(update={"num_clicks": num_clicks})
+    return (
+        fitted
+        if is_chosen is None
+        else _moved_to_chosen(fitted, (logits, clicks, weight, impressions), is_chosen)
+    )
+
+
+def _fit_shifts(
+    logits: np.ndarray,
+    clicks: np.ndarray,
+    weight: np.ndarray,
+    impressions: np.ndarray | None,
+) -> Calibration:
+    columns = [logits.astype(np.float64)[:, None] * _SLOPE_UNIT]
+    if impressions is not None:
+        columns.append(_SHIFT_PRIOR * _knot_shares(impressions))
+    model = LogisticRegression(C=1.0, tol=1e-8, solver="newton-cholesky")
+    model.fit(np.hstack(columns), clicks, sample_weight=weight)
+    slope, *shifts = model.coef_[0].tolist()
+    return Calibration(
+        slope=slope * _SLOPE_UNIT,
+        intercept=float(model.intercept_[0]),
+        shifts=tuple(_SHIFT_PRIOR * shift for shift in shifts),
+    )
+
+
+def _knot_shares(impressions: np.ndarray) -> np.ndarray:
+    """Return how much each row is of each knot, float64 [N, knots]; rows sum to 1."""
+    at = np.log1p(_KNOTS)
+    places = np.eye(len(at))
+    seen = np.log1p(impressions.astype(np.float64))
+    return np.stack([np.interp(seen, at, one) for one in places], axis=1)
+
+
+def _moved_to_chosen(
+    fitted: Calibration,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None],
+    is_chosen: np.ndarray,
+) -> Calibration:
+    """Move the level towards that of chosen creatives, as far as it is known."""
+    logits, clicks, weight, impressions = rows
+    of_chosen = clicks[is_chosen], weight[is_chosen]
+    num_clicks = float((of_chosen[0] * of_chosen[1]).sum())
+    if num_clicks < _CLICKS_FOR_SHIFT or num_clicks >= float(of_chosen[1].sum()):
+        return fitted
+    seen = None if impressions is None else impressions[is_chosen]
+    now = logit(fitted.probability(logits[is_chosen], seen))
+    # A click tells about as much of a level as a normal number of deviation 1.
+    trust = num_clicks / (num_clicks + _CHOSEN_PRIOR**-2)
+    shift = trust * _level_shift(now, *of_chosen)
+    return fitted.model_copy(update={"intercept": fitted.intercept + shift})
 
 
 def _level_shift(logits: np.ndarray, clicks: np.ndarray, weight: np.ndarray) -> float:

@@ -9,8 +9,6 @@ from cacs_ray.features.context import Context
 from cacs_ray.models.calibration import Calibration, fit_calibration
 
 _BLOCK = 16_384
-# With fewer clicks on chosen creatives their noise would outweigh their bias.
-_CLICKS_OF_CHOSEN = 500
 
 
 def log_context(log: EncodedLog, rows: np.ndarray) -> Context:
@@ -48,7 +46,9 @@ def score_log(predictor: Predictor, log: EncodedLog) -> ScoredLog:
         scores["selector_scores"][block] = predictor.selector_scores(context, listed)
         scores["teacher_scores"][block] = predictor.teacher_scores(context, listed)
         logits = predictor.ranker_logits(context, listed, slot=log.slot[block])
-        scores["pctr"][block] = predictor.calibration.probability(logits)
+        scores["pctr"][block] = predictor.calibration.probability(
+            logits, predictor.catalogue.impressions[listed]
+        )
     return ScoredLog(
         lists=lists,
         shown_index=np.asarray(log.shown_index),
@@ -69,10 +69,9 @@ def calibrate(predictor: Predictor, log: EncodedLog) -> Calibration:
     """Fit the serving ranker's calibration on a window later than training.
 
     The ranker is asked about CHOSEN creatives, and the best of noisy scores looks
-    better than it is (winner's curse). So the rows whose shown creative is the
-    selector's choice are used, when they hold enough clicks; otherwise all rows.
+    better than it is (winner's curse): see `models.calibration`.
     """
-    logits, is_chosen = [], []
+    logits, is_chosen, seen = [], [], []
     for start in range(0, len(log), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(log)))
         context = log_context(log, rows)
@@ -85,10 +84,13 @@ def calibrate(predictor: Predictor, log: EncodedLog) -> Calibration:
             predictor.ranker_logits(context, creative_row[:, None], slot=log.slot[rows])
         )
         is_chosen.append(choice == shown)
+        seen.append(predictor.catalogue.impressions[creative_row])
     if not logits:
         return Calibration()
-    logit, chosen = np.concatenate(logits)[:, 0], np.concatenate(is_chosen)
-    label, weight = np.asarray(log.label), np.asarray(log.weight)
-    if float((label * weight)[chosen].sum()) >= _CLICKS_OF_CHOSEN:
-        logit, label, weight = logit[chosen], label[chosen], weight[chosen]
-    return fit_calibration(logit, label, weight)
+    return fit_calibration(
+        np.concatenate(logits)[:, 0],
+        np.asarray(log.label),
+        np.asarray(log.weight),
+        np.concatenate(seen),
+        np.concatenate(is_chosen),
+    )

@@ -55,3 +55,56 @@ def test_an_order_upside_down_is_not_believed():
 def test_probabilities_are_never_zero_or_one():
     extreme = Calibration().probability(np.array([-1e9, 1e9]))
     assert 0 < extreme[0] < extreme[1] < 1
+
+
+def by_experience(num_rows=200_000):
+    """Logits that promise too much for rare creatives and too little for new ones."""
+    logits = RNG.normal(-2.0, 0.7, num_rows)
+    seen = RNG.choice([0.0, 3.0, 300.0], num_rows)
+    off = np.select([seen == 0, seen == 3], [0.25, -0.3], 0.0)
+    clicks = (RNG.random(num_rows) < expit(logits + off)).astype(float)
+    return logits, clicks, seen
+
+
+def test_each_experience_has_its_own_level():
+    logits, clicks, seen = by_experience()
+    fitted = fit_calibration(logits, clicks, np.ones_like(logits), seen)
+    predicted = fitted.probability(logits, seen)
+    for value in (0.0, 3.0, 300.0):
+        rows = seen == value
+        ratio = predicted[rows].sum() / clicks[rows].sum()
+        assert ratio == pytest.approx(1.0, abs=0.02), value
+
+
+def test_few_clicks_of_an_experience_move_it_little():
+    logits, clicks, seen = by_experience(3_000)
+    seen[:] = 300.0
+    seen[:20], clicks[:20] = 0.0, 0.0
+    fitted = fit_calibration(logits, clicks, np.ones_like(logits), seen)
+    one = np.array([-2.0])
+    apart = fitted.probability(one, np.zeros(1)) / fitted.probability(one, one * -150)
+    assert 0.8 < apart[0] < 1.0
+
+
+def test_an_unknown_creative_is_not_shifted():
+    calibration = Calibration(shifts=(1.0, 1.0, 1.0, 1.0, 1.0))
+    logits = np.array([0.0, 0.0])
+    known, unknown = calibration.probability(logits, np.array([5.0, np.nan]))
+    assert unknown == pytest.approx(0.5)
+    assert known == pytest.approx(expit(1.0))
+
+
+@pytest.mark.parametrize(("num_rows", "trust"), [(200_000, 0.95), (4_000, 0.5)])
+def test_the_level_goes_to_that_of_the_chosen_as_far_as_it_is_known(num_rows, trust):
+    logits = RNG.normal(-2.0, 0.7, num_rows)
+    is_chosen = np.arange(num_rows) % 4 == 0
+    cursed = logits - 0.3 * is_chosen
+    clicks = (RNG.random(num_rows) < expit(cursed)).astype(float)
+    rows = logits, clicks, np.ones(num_rows)
+    plain = fit_calibration(*rows)
+    moved = fit_calibration(*rows, is_chosen=is_chosen)
+    ratios = [
+        one.probability(logits)[is_chosen].sum() / clicks[is_chosen].sum()
+        for one in (plain, moved)
+    ]
+    assert abs(np.log(ratios[1])) < abs(np.log(ratios[0])) * (1.1 - trust)
