@@ -17,12 +17,14 @@ def simulated_nodes(count: int) -> Iterator[None]:
     Args:
         count: nodes, at least 1.
     """
-    own = {"num_cpus": 1, "object_store_memory": _STORE_BYTES}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**own, "include_dashboard": False}
-    )
+    head = {
+        "num_cpus": 1,
+        "object_store_memory": _STORE_BYTES,
+        "include_dashboard": False,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(count - 1):
-        cluster.add_node(**own)
+        cluster.add_node(num_cpus=1, object_store_memory=_STORE_BYTES)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
