@@ -79,6 +79,28 @@ WEIGHTED: Final[Mapping[str, Variant]] = {
 """Variants that only a log with propensities tells from the full method."""
 
 
+RANKERS: Final[Mapping[str, Variant]] = {
+    "frozen": Variant({"model.sharing": "frozen"}, "reads V(c) as it is"),
+    "frozen_cold": Variant(
+        {"model.sharing": "frozen", "is_warm_started": False},
+        "the same, not started from the teacher",
+    ),
+    "frozen_own": Variant(
+        {"model.sharing": "frozen", "model.keeps_own_fields": True},
+        "V(c) beside the creative's own fields",
+    ),
+    "fine_tuned": Variant(
+        {"model.sharing": "fine_tuned"}, "the creative tower, trained on"
+    ),
+    "own": Variant(
+        {"model.sharing": "own", "model.keeps_own_fields": False},
+        "the creative's own fields, no V(c)",
+    ),
+}
+"""Ways to share the selector's vectors with the serving ranker, as changes of
+`ServingRankerConfig`."""
+
+
 class StudyConfig(Config):
     """Which cells there are."""
 

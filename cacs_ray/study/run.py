@@ -2,9 +2,9 @@
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import ray
 
@@ -17,7 +17,14 @@ from cacs_ray.recipes.record import by_group
 from cacs_ray.simulation.recipes import MarketRecipe, market_recipe
 from cacs_ray.study.coverage import count_covered
 from cacs_ray.study.figures import Figures
-from cacs_ray.study.plan import SourceName, StudyConfig, Variant, variants_of
+from cacs_ray.study.plan import (
+    RANKERS,
+    SourceName,
+    StudyConfig,
+    Variant,
+    variants_of,
+)
+from cacs_ray.study.rankers import RankerInputs, run_ranker
 from cacs_ray.study.report import write_study
 from cacs_ray.study.summary import metric_agreement, summarise
 from cacs_ray.study.unit import Unit
@@ -25,6 +32,8 @@ from cacs_ray.study.variant import SharedInputs, run_variant
 from cacs_ray.tracking.client import Run, Tracker
 
 log = logging.getLogger(__name__)
+
+Inputs = TypeVar("Inputs", SharedInputs, RankerInputs)
 
 LOGGED_METRICS: Final = ("sctr", "nsctr", "snips", "dr")
 
@@ -117,16 +126,23 @@ def _run_unit(unit: Unit, variants: Mapping[str, Variant], run: Run) -> dict[str
     tags = {"stage": "unit", "source": unit.source, "seed": unit.seed}
     with run.child(unit.name, tags, key=f"{run.id}/{unit.name}") as child:
         log.info("%s: the full method", unit.name)
-        shared = unit.prepare(child)
-        figures = {"policies": unit.baselines(), "cascade": unit.cascade()}
-        figures["variants"] = _run_variants(unit, variants, shared, child)
-    return figures
+        of_variants, of_rankers = unit.prepare(child)
+        return {
+            "policies": unit.baselines(),
+            "cascade": unit.cascade(),
+            "variants": _side_by_side(run_variant, variants, of_variants, child),
+            "rankers": _side_by_side(run_ranker, RANKERS, of_rankers, child),
+        }
 
 
-def _run_variants(
-    unit: Unit, variants: Mapping[str, Variant], shared: SharedInputs, run: Run
+def _side_by_side(
+    train: Callable[[str, Variant, Inputs], Figures],
+    variants: Mapping[str, Variant],
+    shared: Inputs,
+    run: Run,
 ) -> dict[str, Figures]:
-    task = ray.remote(num_cpus=1)(run_variant)
+    """Train what is missing, one task a variant, each on one processor."""
+    task = ray.remote(num_cpus=1)(train)
     inputs = ray.put(shared)
     told = {name for name in variants if (shared.results / f"{name}.json").is_file()}
     waiting = {
@@ -137,8 +153,8 @@ def _run_variants(
         (done,), _ = ray.wait(list(waiting), num_returns=1)
         name = waiting.pop(done)
         found[name] = ray.get(done)
-        log.info("%s: %-22s %d of %d", unit.name, name, len(found), len(variants))
         if name not in told:
+            log.info("%s: %-22s %d of %d", run.name, name, len(found), len(variants))
             _tell(run, name, variants[name], found[name])
     return {name: found[name] for name in variants}
 
@@ -175,12 +191,17 @@ def _tables(
             policies = {f"policy {n}": f for n, f in found["policies"].items()}
             for name, figures in (found["variants"] | policies).items():
                 cells.setdefault(name, {})[seed] = figures
+        rankers = {
+            name: {seed: found["rankers"][name] for seed, found in by_seed.items()}
+            for name in RANKERS
+        }
         everything = [
             {**found["policies"], **found["variants"]} for found in by_seed.values()
         ]
         study["sources"][source] = {
             "units": {str(seed): found for seed, found in by_seed.items()},
             "summary": summarise(cells, config.level),
+            "rankers": summarise(rankers, config.level, reference="frozen"),
             "metrics": metric_agreement(everything, LOGGED_METRICS),
             "cascade": _cascade(by_seed, config.level),
         }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cacs_ray.evaluation.scored_log import BUCKETS
-from cacs_ray.study.plan import FULL, VARIANTS, WEIGHTED
+from cacs_ray.study.plan import FULL, RANKERS, VARIANTS, WEIGHTED
 
 Branch = Mapping[str, Any]
 _NONE: Final = "\N{EN DASH}"
@@ -62,6 +62,7 @@ def tables_of(study: Branch, source: str) -> list[Table]:
     found = [_variants(tables["summary"]), _differences(tables["summary"])]
     if "gain" in tables["summary"][FULL]:
         found.append(_cold_start(tables["summary"]))
+    found.append(_rankers(tables["rankers"]))
     if tables["cascade"]:
         found.append(_orders(tables["cascade"]))
         found.append(_calibration(tables["cascade"], tables["summary"]))
@@ -106,6 +107,32 @@ def _differences(summary: Branch) -> Table:
         "Paired seed by seed, with the interval of the mean difference; below zero "
         "the full method is better.",
         ("variant", *(heading for _, heading, _, _ in columns)),
+        tuple(rows),
+    )
+
+
+def _rankers(summary: Branch) -> Table:
+    columns: tuple[Column, ...] = (
+        ("auc", "AUC", 4, 1),
+        ("gauc_request", "GAUC by request", 4, 1),
+        ("ne", "NE", 4, 1),
+        ("ece", "ECE", 4, 1),
+        ("gain", "gain if it chose", 3, 1),
+        ("lift_choice", "lift with a choice if it chose, %", 1, 1),
+    )
+    rows = [
+        (
+            f"{name}: {RANKERS[name].says}",
+            *(_interval(one.get(f), d, k) for f, _, d, k in columns),
+            _interval(one.get("ne", {}).get(_LESS), 4, 1, sign=True),
+        )
+        for name, one in summary.items()
+    ]
+    return Table(
+        "Sharing V(c) with the serving ranker",
+        "Click logits of the shown creatives, not calibrated; and what the ranker "
+        "would gain if it scored every creative and chose itself.",
+        ("ranker", *(h for _, h, _, _ in columns), "NE less that of frozen"),
         tuple(rows),
     )
 

@@ -3,7 +3,7 @@
     units/SOURCE-seedN/market/      the simulated log, of markets
     units/SOURCE-seedN/run/         a whole cycle of the full method
     units/SOURCE-seedN/window.npz   the judged window
-    units/SOURCE-seedN/policies.json, cascade.json, variants/*.json
+    units/SOURCE-seedN/policies.json, cascade.json, variants/*.json, rankers/*.json
 
 What is there is used again, so a study that was killed goes on where it stopped.
 """
@@ -27,6 +27,7 @@ from cacs_ray.simulation.recipes import MarketRecipe
 from cacs_ray.study.cascade import cascade_figures
 from cacs_ray.study.figures import Figures, chosen_calibration, policy_figures
 from cacs_ray.study.plan import SourceName
+from cacs_ray.study.rankers import RankerInputs
 from cacs_ray.study.variant import SharedInputs
 from cacs_ray.study.window import JudgedWindow, judged_window
 from cacs_ray.tracking.client import Run
@@ -78,7 +79,7 @@ class Unit:
             write_market(self.market, place, seed=self.seed)
         return read_dataset(place)
 
-    def prepare(self, run: Run) -> SharedInputs:
+    def prepare(self, run: Run) -> tuple[SharedInputs, RankerInputs]:
         """Run the cycle of the full method and keep what the variants share."""
         cycle = self.cycle
         cycle.validate()
@@ -87,10 +88,27 @@ class Unit:
         window = self.root / "window.npz"
         if not window.is_file():
             judged_window(cycle).save(window)
-        config = cycle.config.student.override({"loop.num_threads": 1})
-        results = self.root / "variants"
-        results.mkdir(exist_ok=True)
-        return SharedInputs(cycle.inputs, cycle.soft_labels, config, window, results)
+        one_thread = {"loop.num_threads": 1}
+        variants, rankers = self.root / "variants", self.root / "rankers"
+        variants.mkdir(exist_ok=True)
+        rankers.mkdir(exist_ok=True)
+        return (
+            SharedInputs(
+                cycle.inputs,
+                cycle.soft_labels,
+                cycle.config.student.override(one_thread),
+                window,
+                variants,
+            ),
+            RankerInputs(
+                cycle.inputs,
+                cycle.config.ranker.override(one_thread),
+                cycle.work / "student",
+                cycle.work / "teacher",
+                window,
+                rankers,
+            ),
+        )
 
     def baselines(self) -> dict[str, Figures]:
         """Value the policies that no variant changes."""

@@ -41,6 +41,12 @@ def test_every_variant_has_a_mean_an_interval_and_a_paired_difference(done):
     assert summary["no_dropout"]["gain"]["value"] == pytest.approx(full + less)
 
 
+def test_every_way_of_sharing_is_judged(done):
+    rankers = tables(done)["sources"]["uniform"]["rankers"]
+    assert set(rankers) >= {"own", "frozen", "fine_tuned"}
+    assert all(0.5 < one["auc"]["value"] < 1 for one in rankers.values())
+
+
 def test_orders_are_compared_on_the_same_requests(done):
     cascade = tables(done)["sources"]["uniform"]["cascade"]
     assert set(cascade["orders"]) >= {"random", "post_rank", "cacs", "parallel"}

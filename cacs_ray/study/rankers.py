@@ -1,0 +1,100 @@
+"""One serving ranker of a study: trained on its unit's selector, and judged."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cacs_ray.data.files import read_json, write_json
+from cacs_ray.features.batch import EncodedLog
+from cacs_ray.features.store import open_encoded
+from cacs_ray.models.embeddings import gather_rows
+from cacs_ray.study.figures import Figures, model_figures, policy_figures
+from cacs_ray.study.plan import Variant
+from cacs_ray.study.window import JudgedWindow
+from cacs_ray.training.loop import fit
+from cacs_ray.training.ranker import RankerStage, ServingRankerConfig
+from cacs_ray.training.reporter import PlainReporter
+from cacs_ray.training.stage import StageInput
+from cacs_ray.training.steps import RankerStep
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class RankerInputs:
+    """What the rankers of a unit are trained on and judged by."""
+
+    inputs: StageInput
+    config: ServingRankerConfig
+    """Of the recipe, with one thread."""
+    student_dir: Path
+    teacher_dir: Path
+    window: Path
+    """The saved `JudgedWindow`."""
+    results: Path
+    """Directory of the figures, one file a ranker."""
+
+
+def run_ranker(name: str, variant: Variant, shared: RankerInputs) -> Figures:
+    """Train and judge a ranker, unless its figures are there already.
+
+    Returns:
+        `model_figures` of the click logits of the shown creatives, and, as if the
+        ranker itself chose among every creative, `policy_figures`.
+    """
+    kept = shared.results / f"{name}.json"
+    if kept.is_file():
+        figures: Figures = read_json(kept)
+        return figures
+    torch.set_num_threads(1)
+    config = shared.config.override(dict(variant.changes))
+    stage = RankerStage(shared.inputs, config, shared.student_dir, shared.teacher_dir)
+    opened = stage.open()
+    assert isinstance(opened.step, RankerStep)
+    result = fit(
+        opened.step, opened.train, opened.validation, stage.loop, PlainReporter()
+    )
+    log = open_encoded(shared.inputs.encoded_dir, "test")
+    scores, logits = score_with_ranker(opened.step, log)
+    window = JudgedWindow.load(shared.window).with_scores(scores)
+    # Whether it agrees with the teacher is asked of selectors.
+    log_alone = replace(window.scored, teacher_scores=None)
+    figures = {
+        **policy_figures(window, "cacs"),
+        **model_figures(log_alone, logits),
+        "rows_per_second": result.rows_per_second,
+    }
+    write_json(kept, figures)
+    return figures
+
+
+@torch.inference_mode()
+def score_with_ranker(
+    step: RankerStep, log: EncodedLog
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score every logged list with a ranker.
+
+    Returns:
+        As `variant.score_lists`: float32 [N, C] logits without position, and float32
+        [N] click logits of the shown creatives in their slots.
+    """
+    ranker = step.ranker.eval()
+    scores = np.zeros((len(log), log.lists.shape[1]), np.float32)
+    logits = np.zeros(len(log), np.float32)
+    for start in range(0, len(log), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(log)))
+        batch = log.batch(rows)
+        vectors = None
+        if step.catalogue_vectors is not None:
+            vectors = gather_rows(step.catalogue_vectors, batch.catalogue_rows)
+        listed = ranker.combine(
+            ranker.encode_context(batch.context),
+            ranker.encode_creatives(batch.creatives, vectors),
+            batch.creative_index,
+        )
+        shown = listed.gather(1, batch.shown_index.unsqueeze(1)).squeeze(1)
+        logits[rows] = (shown + ranker.position(batch.slot)).numpy()
+        scores[rows, : listed.shape[1]] = listed.numpy()
+    return scores, logits
