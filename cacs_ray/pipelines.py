@@ -33,19 +33,30 @@ def map_items(
     )
 
 
-def wake(num_items: int, as_is: Callable[[pa.Table], Iterator[pa.Table]]) -> None:
+def wake(
+    num_items: int, as_is: Callable[[pa.Table], Iterator[pa.Table]]
+) -> list[ray.ObjectRef[None]]:
     """Start what a first pipeline waits for: Ray Data here and in the workers.
 
     Args:
         num_items: of the pipeline that is to come; no more workers are woken.
         as_is: gives back what it gets, and stands in the module to be imported.
+
+    Returns:
+        What to wait for until the workers have imported it; with one processor
+        nothing is woken, which would only be in the way.
     """
     num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    if num_cpus < 2:
+        return []
     import_it = ray.remote(num_cpus=1)(_import)
     # One processor is left to the pipeline, which would else warn that it has none.
-    for _ in range(min(num_cpus - 1, num_items - 1, _MOST_WOKEN)):
+    woken = [
         import_it.remote(as_is)
+        for _ in range(min(num_cpus - 1, num_items - 1, _MOST_WOKEN))
+    ]
     map_items([{"item": 0}], as_is).materialize()
+    return woken
 
 
 def _import(_: Callable[[pa.Table], Iterator[pa.Table]]) -> None:

@@ -23,10 +23,12 @@ def simulated_nodes(count: int) -> Iterator[None]:
         "include_dashboard": False,
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(count - 1):
-        cluster.add_node(num_cpus=1, object_store_memory=_STORE_BYTES)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=1, object_store_memory=_STORE_BYTES)
+        ray.init(
+            address=cluster.address, log_to_driver=False, logging_level=logging.ERROR
+        )
         yield
     finally:
         ray.shutdown()

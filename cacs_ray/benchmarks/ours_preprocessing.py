@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import ray
+
 from cacs_ray.benchmarks.child import tell
 from cacs_ray.benchmarks.nodes import simulated_nodes
 from cacs_ray.cluster import start_ray
@@ -78,5 +80,5 @@ if __name__ == "__main__":
     nodes = simulated_nodes if "nodes" in sys.argv else start_ray
     with nodes(num_cpus):
         if "awake" in sys.argv:
-            wake(num_cpus, as_is)
+            ray.get(wake(num_cpus, as_is))
         tell(preprocess(read_dataset(described), out))

@@ -64,7 +64,9 @@ class ValidatedLog:
 
     directory: Path
     """The `validated` directory."""
-    held: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
+    held: Mapping[str, pa.Table] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     """Entity tables by file name that need not be read again."""
 
     @classmethod

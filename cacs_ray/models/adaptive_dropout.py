@@ -107,7 +107,11 @@ class AdaptiveDropout(nn.Module):
         if config.kind == "learnt":
             for field in self.gated:
                 self.networks[module_key(field.key)] = _network()
-        if config.signal == "later":
+        self.freeze_if_later()
+
+    def freeze_if_later(self) -> None:
+        """Keep training from moving a gate that learns afterwards."""
+        if self.config.signal == "later":
             self.networks.requires_grad_(requires_grad=False)
 
     def expect_cold(self, shares: Mapping[Side, float]) -> None:

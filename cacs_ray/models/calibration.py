@@ -1,10 +1,13 @@
 """Calibration of the serving ranker: logits -> click probabilities."""
 
+import warnings
 from typing import Literal
 
 import numpy as np
+from scipy.linalg import LinAlgWarning
 from scipy.optimize import brentq
 from scipy.special import expit, logit
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from cacs_ray.config import Config
@@ -20,8 +23,9 @@ _KNOTS = (0.0, 3.0, 30.0, 300.0, 3000.0)
 # Standard deviations that shifts are expected to have, in logits, before any click.
 _SHIFT_PRIOR = 0.15
 _CHOSEN_PRIOR = 0.05
-# So large a unit leaves the slope all but free of the penalty that holds the shifts.
-_SLOPE_UNIT = 1000.0
+# A larger unit leaves the slope freer of the penalty that holds the shifts, and makes
+# the problem harder to solve.
+_SLOPE_UNIT = 30.0
 
 
 class Calibration(Config):
@@ -40,7 +44,8 @@ class Calibration(Config):
     slope: float = 1.0
     intercept: float = 0.0
     shifts: tuple[float, ...] = ()
-    """Shift at 0, 3, 30, 300 and 3,000 impressions; empty = none anywhere."""
+    """Shift at 0, 3, 30, 300 and 3,000 impressions, 0 on average over the impressions
+    it was fitted on; empty = none anywhere."""
     num_clicks: float = 0.0
     """Weighted clicks it was fitted on."""
 
@@ -97,7 +102,8 @@ def fit_calibration(
     if num_clicks < _CLICKS_FOR_SLOPE:
         return level
     fitted = _fit_shifts(logits, clicks, weight, impressions)
-    if fitted.slope <= 0:  # ranking upside down: keep the order, correct the level
+    if fitted is None or fitted.slope <= 0:
+        # Not solved, or a ranking upside down: keep the order, correct the level.
         return level
     fitted = fitted.model_copy(update={"num_clicks": num_clicks})
     return (
@@ -112,17 +118,28 @@ def _fit_shifts(
     clicks: np.ndarray,
     weight: np.ndarray,
     impressions: np.ndarray | None,
-) -> Calibration:
+) -> Calibration | None:
+    """Return slope, level and shifts; None where the solver finds no optimum."""
     columns = [logits.astype(np.float64)[:, None] * _SLOPE_UNIT]
     if impressions is not None:
         columns.append(_SHIFT_PRIOR * _knot_shares(impressions))
     model = LogisticRegression(C=1.0, tol=1e-8, solver="newton-cholesky")
-    model.fit(np.hstack(columns), clicks, sample_weight=weight)
-    slope, *shifts = model.coef_[0].tolist()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.fit(np.hstack(columns), clicks, sample_weight=weight)
+    except (ConvergenceWarning, LinAlgWarning):
+        return None
+    slope, *scaled = model.coef_[0].tolist()
+    shifts = _SHIFT_PRIOR * np.array(scaled)
+    # An ad whose creative is not known yet has the level of an average impression.
+    mean = 0.0
+    if impressions is not None:
+        mean = float(np.average(_knot_shares(impressions) @ shifts, weights=weight))
     return Calibration(
         slope=slope * _SLOPE_UNIT,
-        intercept=float(model.intercept_[0]),
-        shifts=tuple(_SHIFT_PRIOR * shift for shift in shifts),
+        intercept=float(model.intercept_[0]) + mean,
+        shifts=tuple((shifts - mean).tolist()),
     )
 
 

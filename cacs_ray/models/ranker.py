@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -72,6 +72,14 @@ class RankerConfig(Config):
     keeps_own_fields: bool
     """Whether the creative's fields are read beside shared vectors."""
     gate: GateConfig
+    """Its signal is `training`: nobody teaches a ranker's gate afterwards."""
+
+    @field_validator("gate")
+    @classmethod
+    def _learns_in_training(cls, gate: GateConfig) -> GateConfig:
+        if gate.signal != "training":
+            raise ValueError("signal must be 'training' in a ranker")
+        return gate
 
 
 class CrossLayers(nn.Module):

@@ -152,6 +152,7 @@ class Selector(nn.Module):
             self.tables,
         ):
             part.requires_grad_(True)
+        self.gate.freeze_if_later()
 
 
 @torch.inference_mode()

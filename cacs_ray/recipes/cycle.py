@@ -186,9 +186,9 @@ class Cycle:
         """Digest of the dataset when the run began; it reads every file."""
         return self.dataset.digest
 
-    @property
+    @cached_property
     def validated(self) -> ValidatedLog:
-        """The accepted rows."""
+        """The accepted rows, once they are there."""
         return ValidatedLog.open(self.out)
 
     @property
@@ -200,13 +200,13 @@ class Cycle:
         """Check every row; `validated/` and `rejects/` stand in the run itself."""
 
         def body(_: Path, __: Run) -> dict[str, Any]:
-            validated = validate_log(
+            self.validated = validate_log(
                 self.dataset,
                 self.out,
                 max_reject_share=self.config.max_reject_share,
                 kept=self.work / "checked",
             )
-            rows = validated.summary.rows
+            rows = self.validated.summary.rows
             return {
                 "read": rows.read,
                 "accepted": rows.accepted,

@@ -170,8 +170,10 @@ def _is_rare(scored: ScoredLog) -> np.ndarray:
     seen = np.where(scored.mask, scored.impressions[scored.lists], 0.0).sum(axis=1)
     rows = pl.DataFrame({"ad": scored.ad_row, "seen": seen})
     ads = rows.group_by("ad").agg(pl.col("seen").max())
-    middle = ads["seen"].median()
-    rare: np.ndarray = seen <= middle
+    is_rare = ads.select("ad", rare=pl.col("seen") <= pl.col("seen").median())
+    rare: np.ndarray = rows.join(is_rare, on="ad", maintain_order="left")[
+        "rare"
+    ].to_numpy()
     return rare
 
 

@@ -13,12 +13,12 @@ import pyarrow as pa
 import ray
 from scipy import stats
 
-from cacs_ray.data.files import read_json, write_json
 from cacs_ray.evaluation.off_policy import OffPolicySettings, value_policy_from_log
 from cacs_ray.schema import Column
 from cacs_ray.simulation.draw import draw_market
 from cacs_ray.simulation.market import Market
 from cacs_ray.simulation.recipes import MarketRecipe
+from cacs_ray.study.kept import kept
 
 NUM_ADS: Final = 40
 NUM_ROWS: Final = 20_000
@@ -140,10 +140,14 @@ def count_covered(market: MarketRecipe, out: Path, num_runs: int) -> dict[str, A
         and per estimator `covered` with its 95 % Clopper-Pearson interval, `bias`
         (mean estimate less truth) and `width` (mean of the intervals).
     """
-    kept = out / "coverage.json"
-    if kept.is_file() and (found := read_json(kept))["runs"] == num_runs:
-        table: dict[str, Any] = found["table"]
-        return table
+    made_from = {"market": market.model_dump(mode="json"), "runs": num_runs}
+    table: dict[str, Any] = kept(
+        out / "coverage.json", made_from, lambda: _count(market, num_runs)
+    )
+    return table
+
+
+def _count(market: MarketRecipe, num_runs: int) -> dict[str, Any]:
     drawn = draw_market(market, seed=0)
     table = {}
     for logging in ("uniform", "epsilon_greedy", "greedy"):
@@ -155,7 +159,6 @@ def count_covered(market: MarketRecipe, out: Path, num_runs: int) -> dict[str, A
             [task.remote(shared, s, min(s + _CHUNK, num_runs)) for s in starts]
         )
         table[logging] = _covered([one for c in chunks for one in c], bandit.true_value)
-    write_json(kept, {"runs": num_runs, "table": table})
     return table
 
 

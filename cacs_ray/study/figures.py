@@ -155,12 +155,13 @@ def list_gain(truth: np.ndarray, target: np.ndarray, weight: np.ndarray) -> floa
 def rare_ads(log: ScoredLog) -> np.ndarray:
     """Tell which rows' ads are in the half of ads that training saw less of, [N].
 
-    Shown counts of an ad are those of the creatives in its lists.
+    Shown counts of an ad are those of the creatives in its largest list.
     """
     seen = np.where(log.mask, log.impressions[log.lists], 0.0).sum(1)
     of_ad = np.zeros(int(log.ad_row.max()) + 1)
     np.maximum.at(of_ad, log.ad_row, seen)
-    return seen <= np.median(of_ad[np.unique(log.ad_row)])
+    is_rare: np.ndarray = of_ad <= np.median(of_ad[np.unique(log.ad_row)])
+    return is_rare[log.ad_row]
 
 
 FEWEST_CLICKS: Final = 200

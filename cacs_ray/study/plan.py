@@ -30,6 +30,11 @@ class Variant:
     without: tuple[str, ...] = ()
     """Kinds of features that its selector does not see."""
 
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What tells it from others, as JSON values."""
+        return {"changes": dict(self.changes), "without": list(self.without)}
+
 
 CONTENT_KINDS: Final = ("text", "image", "vector")
 IDENTITY_KINDS: Final = ("id",)
@@ -76,7 +81,8 @@ WEIGHTED: Final[Mapping[str, Variant]] = {
     "ips_5": Variant({"importance_clip": 5.0}, "click loss by clipped 1 / propensity"),
     "ips_20": Variant({"importance_clip": 20.0}, "the same, clipped at 20"),
 }
-"""Variants that only a log with propensities tells from the full method."""
+"""Variants that only a log with propensities tells from the full method; on a log of
+one's own they are run when asked for by name."""
 
 
 RANKERS: Final[Mapping[str, Variant]] = {
@@ -129,7 +135,6 @@ def variants_of(source: SourceName, wanted: tuple[str, ...]) -> dict[str, Varian
                 source="--variants",
                 rule="known_variant",
             )
-    here = VARIANTS if source == "uniform" else known
-    if source == "logs":
-        here = VARIANTS
-    return {n: v for n, v in here.items() if not wanted or n in (FULL, *wanted)}
+    if wanted:
+        return {n: v for n, v in known.items() if n in (FULL, *wanted)}
+    return dict(known if source == "epsilon_greedy" else VARIANTS)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cacs_ray.data.files import read_json, write_json
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.embeddings import gather_rows
 from cacs_ray.study.figures import Figures, model_figures, policy_figures
+from cacs_ray.study.kept import kept
 from cacs_ray.study.plan import Variant
 from cacs_ray.study.window import JudgedWindow
 from cacs_ray.training.loop import fit
@@ -44,10 +44,15 @@ def run_ranker(name: str, variant: Variant, shared: RankerInputs) -> Figures:
         `model_figures` of the click logits of the shown creatives, and, as if the
         ranker itself chose among every creative, `policy_figures`.
     """
-    kept = shared.results / f"{name}.json"
-    if kept.is_file():
-        figures: Figures = read_json(kept)
-        return figures
+    figures: Figures = kept(
+        shared.results / f"{name}.json",
+        variant.made_from,
+        lambda: _trained(variant, shared),
+    )
+    return figures
+
+
+def _trained(variant: Variant, shared: RankerInputs) -> Figures:
     torch.set_num_threads(1)
     config = shared.config.override(dict(variant.changes))
     stage = RankerStage(shared.inputs, config, shared.student_dir, shared.teacher_dir)
@@ -61,13 +66,11 @@ def run_ranker(name: str, variant: Variant, shared: RankerInputs) -> Figures:
     window = JudgedWindow.load(shared.window).with_scores(scores)
     # Whether it agrees with the teacher is asked of selectors.
     log_alone = replace(window.scored, teacher_scores=None)
-    figures = {
+    return {
         **policy_figures(window, "cacs"),
         **model_figures(log_alone, logits),
         "rows_per_second": result.rows_per_second,
     }
-    write_json(kept, figures)
-    return figures
 
 
 @torch.inference_mode()

@@ -17,7 +17,9 @@ from cacs_ray.recipes.record import by_group
 from cacs_ray.simulation.recipes import MarketRecipe, market_recipe
 from cacs_ray.study.coverage import count_covered
 from cacs_ray.study.figures import Figures
+from cacs_ray.study.kept import is_kept
 from cacs_ray.study.plan import (
+    FULL,
     RANKERS,
     SourceName,
     StudyConfig,
@@ -28,7 +30,7 @@ from cacs_ray.study.rankers import RankerInputs, run_ranker
 from cacs_ray.study.report import write_study
 from cacs_ray.study.summary import metric_agreement, summarise
 from cacs_ray.study.unit import Unit
-from cacs_ray.study.variant import SharedInputs, run_variant
+from cacs_ray.study.variant import SharedInputs, can_choose, run_variant
 from cacs_ray.tracking.client import Run, Tracker
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,9 @@ def run_study(
             f"study {root.name}", tags={"stage": "study"}, key=_study_key(root)
         ) as run,
     ):
-        run.params(config.model_dump())
+        # Seeds, sources and variants may grow while a study goes on.
+        run.params({"recipe": config.recipe, **changes})
+        run.tags({"seeds": config.seeds, "sources": config.sources})
         for unit in units:
             found = _run_unit(unit, variants_of(unit.source, config.variants), run)
             results.setdefault(unit.source, {})[unit.seed] = found
@@ -127,10 +131,12 @@ def _run_unit(unit: Unit, variants: Mapping[str, Variant], run: Run) -> dict[str
     with run.child(unit.name, tags, key=f"{run.id}/{unit.name}") as child:
         log.info("%s: the full method", unit.name)
         of_variants, of_rankers = unit.prepare(child)
+        spec = of_variants.inputs.spec
+        able = {n: v for n, v in variants.items() if can_choose(spec, v)}
         return {
             "policies": unit.baselines(),
             "cascade": unit.cascade(),
-            "variants": _side_by_side(run_variant, variants, of_variants, child),
+            "variants": _side_by_side(run_variant, able, of_variants, child),
             "rankers": _side_by_side(run_ranker, RANKERS, of_rankers, child),
         }
 
@@ -144,7 +150,11 @@ def _side_by_side(
     """Train what is missing, one task a variant, each on one processor."""
     task = ray.remote(num_cpus=1)(train)
     inputs = ray.put(shared)
-    told = {name for name in variants if (shared.results / f"{name}.json").is_file()}
+    told = {
+        name
+        for name, variant in variants.items()
+        if is_kept(shared.results / f"{name}.json", variant.made_from)
+    }
     waiting = {
         task.remote(name, variant, inputs): name for name, variant in variants.items()
     }
@@ -152,11 +162,16 @@ def _side_by_side(
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
         name = waiting.pop(done)
-        found[name] = ray.get(done)
+        try:
+            found[name] = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            # One that diverges must not take the others with it.
+            log.error("%s: %s failed: %s", run.name, name, error.cause)
+            continue
         if name not in told:
             log.info("%s: %-22s %d of %d", run.name, name, len(found), len(variants))
             _tell(run, name, variants[name], found[name])
-    return {name: found[name] for name in variants}
+    return {name: found[name] for name in variants if name in found}
 
 
 def _tell(run: Run, name: str, variant: Variant, figures: Figures) -> None:
@@ -192,7 +207,11 @@ def _tables(
             for name, figures in (found["variants"] | policies).items():
                 cells.setdefault(name, {})[seed] = figures
         rankers = {
-            name: {seed: found["rankers"][name] for seed, found in by_seed.items()}
+            name: {
+                seed: found["rankers"][name]
+                for seed, found in by_seed.items()
+                if name in found["rankers"]
+            }
             for name in RANKERS
         }
         everything = [
@@ -231,7 +250,8 @@ def _headline(study: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Return the figures that one looks at first."""
     headline: dict[str, Any] = {"out": str(out), "report": str(out / "study.html")}
     for source, tables in study["sources"].items():
-        full = tables["summary"]["full"]
+        full = tables["summary"][FULL]
         figure = "gain" if "gain" in full else "lift"
-        headline[f"{source}_{figure}"] = round(full[figure]["value"], 4)
+        if figure in full:
+            headline[f"{source}_{figure}"] = round(full[figure]["value"], 4)
     return headline

@@ -91,6 +91,8 @@ def metric_agreement(
             )
             if len(pairs) < 3:
                 continue
+            if np.ptp(pairs, axis=0).min() == 0:
+                continue  # where all are alike there is no order to follow
             rhos.append(float(stats.spearmanr(*pairs.T).statistic))
             biases.append(float((pairs[:, 0] - pairs[:, 1]).mean()))
             sizes.append(len(pairs))

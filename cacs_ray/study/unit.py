@@ -16,7 +16,6 @@ from typing import Any
 
 from cacs_ray.bundle import Predictor
 from cacs_ray.data.dataset import Dataset, read_dataset
-from cacs_ray.data.files import read_json, write_json
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.content import DatasetContent
 from cacs_ray.recipes.cycle import Cycle
@@ -26,6 +25,7 @@ from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import MarketRecipe
 from cacs_ray.study.cascade import cascade_figures
 from cacs_ray.study.figures import Figures, chosen_calibration, policy_figures
+from cacs_ray.study.kept import claim, kept
 from cacs_ray.study.plan import SourceName
 from cacs_ray.study.rankers import RankerInputs
 from cacs_ray.study.variant import SharedInputs
@@ -79,8 +79,22 @@ class Unit:
             write_market(self.market, place, seed=self.seed)
         return read_dataset(place)
 
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        """What decides every figure of the unit."""
+        return {
+            "cycle": self.config.model_dump(mode="json"),
+            "market": self.market and self.market.model_dump(mode="json"),
+            "logs": None if self.logs is None else self.dataset.digest,
+        }
+
     def prepare(self, run: Run) -> tuple[SharedInputs, RankerInputs]:
-        """Run the cycle of the full method and keep what the variants share."""
+        """Run the cycle of the full method and keep what the variants share.
+
+        Raises:
+            InputError: the unit was begun with other settings.
+        """
+        claim(self.root / "unit.json", self._made_from, str(self.root))
         cycle = self.cycle
         cycle.validate()
         cycle.report_to(run)
@@ -112,26 +126,30 @@ class Unit:
 
     def baselines(self) -> dict[str, Figures]:
         """Value the policies that no variant changes."""
-        kept = self.root / "policies.json"
-        if not kept.is_file():
-            window = JudgedWindow.load(self.root / "window.npz")
-            names = (*BASELINES, "cacs")
-            found = {name: policy_figures(window, name) for name in names}
-            if window.true_ctr is not None:
-                own = chosen_calibration(window)
-                found["cacs"] |= {f"ranker/{name}": one for name, one in own.items()}
-            write_json(kept, found)
-        figures: dict[str, Figures] = read_json(kept)
+        figures: dict[str, Figures] = kept(
+            self.root / "policies.json", {}, self._baselines
+        )
         return figures
+
+    def _baselines(self) -> dict[str, Figures]:
+        window = JudgedWindow.load(self.root / "window.npz")
+        names = (*BASELINES, "cacs")
+        found = {name: policy_figures(window, name) for name in names}
+        if window.true_ctr is not None:
+            own = chosen_calibration(window)
+            found["cacs"] |= {f"ranker/{name}": one for name, one in own.items()}
+        return found
 
     def cascade(self) -> dict[str, Any] | None:
         """Play the market's next day in every order; None without a market."""
         market = find_market(self.dataset.root)
         if market is None:
             return None
-        kept = self.root / "cascade.json"
-        if not kept.is_file():
-            predictor = Predictor.load(self.root / "run" / "bundle")
-            write_json(kept, cascade_figures(predictor, market, seed=self.seed))
-        figures: dict[str, Any] = read_json(kept)
+        figures: dict[str, Any] = kept(
+            self.root / "cascade.json",
+            {},
+            lambda: cascade_figures(
+                Predictor.load(self.root / "run" / "bundle"), market, seed=self.seed
+            ),
+        )
         return figures

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cacs_ray.data.files import read_json, write_json
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.selector import Selector
 from cacs_ray.study.figures import Figures, model_figures, policy_figures
+from cacs_ray.study.kept import kept
 from cacs_ray.study.plan import Variant
 from cacs_ray.study.window import JudgedWindow
 from cacs_ray.training.reporter import PlainReporter
@@ -48,13 +48,18 @@ def run_variant(name: str, variant: Variant, shared: SharedInputs) -> Figures:
     """Train and judge a variant, unless its figures are there already.
 
     Returns:
-        `policy_figures` of its choices, `model_figures`, and `train_seconds`,
-        `rows_per_second`, `num_steps` of its training.
+        `policy_figures` of its choices, `model_figures`, and `rows_per_second` and
+        `num_steps` of its training.
     """
-    kept = shared.results / f"{name}.json"
-    if kept.is_file():
-        figures: Figures = read_json(kept)
-        return figures
+    figures: Figures = kept(
+        shared.results / f"{name}.json",
+        variant.made_from,
+        lambda: _trained(variant, shared),
+    )
+    return figures
+
+
+def _trained(variant: Variant, shared: SharedInputs) -> Figures:
     torch.set_num_threads(1)
     config = shared.config.override(dict(variant.changes))
     inputs = replace(shared.inputs, spec=_without(shared.inputs.spec, variant.without))
@@ -64,15 +69,17 @@ def run_variant(name: str, variant: Variant, shared: SharedInputs) -> Figures:
     log = open_encoded(inputs.encoded_dir, "test")
     scores, logits = score_lists(selector, log)
     window = JudgedWindow.load(shared.window).with_scores(scores)
-    figures = {
+    return {
         **policy_figures(window, "cacs"),
         **model_figures(window.scored, logits),
         "rows_per_second": result.rows_per_second,
         "num_steps": float(result.num_steps),
-        "validation_click_loss": result.metrics["validation/click_loss"],
     }
-    write_json(kept, figures)
-    return figures
+
+
+def can_choose(spec: FeatureSpec, variant: Variant) -> bool:
+    """Tell whether anything is left that tells creatives apart."""
+    return bool(_without(spec, variant.without).of("creative", "ad"))
 
 
 def _without(spec: FeatureSpec, kinds: tuple[str, ...]) -> FeatureSpec:

@@ -1,5 +1,6 @@
 """Stage 3: the student, the selector, learns from clicks and from the teacher."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from cacs_ray.training.coldness import cold_shares
 from cacs_ray.training.later_gate import teach_gate
 from cacs_ray.training.loop import FitResult, fit
 from cacs_ray.training.optimizer import LoopConfig
+from cacs_ray.training.randomness import own_randomness
 from cacs_ray.training.reporter import Reporter
 from cacs_ray.training.rows import Rows
 from cacs_ray.training.soft_labels import open_soft_labels
@@ -31,6 +33,8 @@ from cacs_ray.training.stage import (
 )
 from cacs_ray.training.steps import Distillation, StudentStep
 from cacs_ray.training.windows import open_windows, with_lists
+
+log = logging.getLogger(__name__)
 
 
 class StudentConfig(Config):
@@ -163,9 +167,17 @@ def fit_student(
 
 
 def _teach_gate(step: StudentStep, later: Rows | None, config: StudentConfig) -> None:
-    if later is not None:
-        loop = config.loop
-        teach_gate(step, later, batch_size=loop.batch_size, seed=loop.seed)
+    gate = config.model.gate
+    if gate.kind != "learnt" or gate.signal != "later":
+        return
+    if later is None or not len(later):
+        log.warning("no rows later than training: the gate stays the frequency rule")
+        return
+    with own_randomness(config.loop):
+        loss = teach_gate(
+            step, later, batch_size=config.loop.batch_size, seed=config.loop.seed
+        )
+    log.info("gate taught by %d later rows, loss %.4f", len(later), loss)
 
 
 def train_student(

@@ -80,6 +80,13 @@ def test_a_study_that_goes_on_trains_nothing_again(done):
     assert (done[0] / "study" / "study.json").read_bytes() == first
 
 
+def test_other_settings_are_refused_where_a_study_stands(done, capsys):
+    assert study.main([*done[1], "student.loop.num_epochs=1"]) == 1
+    error = capsys.readouterr().err
+    assert "[same_study]" in error
+    assert "cycle" in error
+
+
 def test_each_variant_is_a_run_of_its_own(done):
     client = open_client(f"sqlite:///{done[0]}/mlflow.db")
     experiments = {one.name: one for one in client.search_experiments()}

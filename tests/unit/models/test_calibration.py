@@ -109,3 +109,24 @@ def test_the_level_goes_to_that_of_the_chosen_as_far_as_it_is_known(num_rows, tr
     ]
     before, after = (abs(np.log(ratio)) for ratio in ratios)
     assert (0.8 - trust) * before < after < (1.1 - trust) * before
+
+
+def test_an_average_impression_is_not_shifted():
+    # Most creatives are well known; the prior alone would centre the knots instead.
+    logits, clicks, seen = by_experience(60_000)
+    seen = np.where(np.arange(60_000) % 10 == 0, seen, 300.0)
+    fitted = fit_calibration(logits, clicks, np.ones(60_000), seen)
+    unknown = fitted.probability(logits)
+    assert unknown.sum() == pytest.approx(clicks.sum(), rel=0.02)
+
+
+@pytest.mark.parametrize("impressions_per_row", [1.0, 1e4, 1e6])
+def test_rows_that_stand_for_many_impressions_are_no_harder(impressions_per_row):
+    logits, clicks, seen = by_experience(20_000)
+    weight = np.full(20_000, impressions_per_row)
+    fitted = fit_calibration(logits, clicks, weight, seen)
+    predicted = fitted.probability(logits, seen)
+    assert fitted.shifts
+    for value in (0.0, 3.0, 300.0):
+        rows = seen == value
+        assert predicted[rows].sum() / clicks[rows].sum() == pytest.approx(1, abs=0.06)

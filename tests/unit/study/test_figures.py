@@ -115,3 +115,13 @@ def test_the_ranker_is_judged_on_what_the_selector_chose(window):
     # The selector takes creatives 2 and 5, which the ranker gives 0.4 and 0.3.
     found = chosen_calibration(window)
     assert found["calibration"] == pytest.approx((0.4 + 0.3) / (0.3 + 0.8))
+
+
+def test_an_ad_lies_in_one_half_whatever_its_list_of_the_moment():
+    lists = np.array([[1, 2, 0], [1, 0, 0], [3, 4, 5], [3, 4, 5]], np.int32)
+    log = dataclasses.replace(
+        hats_and_shoes(),
+        lists=lists,
+        ad_row=np.array([1, 1, 2, 2], np.int32),
+    )
+    assert rare_ads(log).tolist() == [True, True, False, False]
