@@ -1,6 +1,7 @@
 """Calibration of the serving ranker: logits -> click probabilities."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,10 +23,22 @@ _CLICKS_FOR_SHIFT = 20
 _KNOTS = (0.0, 3.0, 30.0, 300.0, 3000.0)
 # Standard deviations that shifts are expected to have, in logits, before any click.
 _SHIFT_PRIOR = 0.15
-_CHOSEN_PRIOR = 0.05
+_STANDOUT_PRIOR = 0.2
 # A larger unit leaves the slope freer of the penalty that holds the shifts, and makes
 # the problem harder to solve.
 _SLOPE_UNIT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the selector thinks of the rows that a calibration is fitted on."""
+
+    standout: np.ndarray
+    """float [N]: score of the row's creative above the mean of its list."""
+    is_chosen: np.ndarray
+    """bool [N]: it is the best of its list."""
+    chosen_standout: float
+    """Mean standout of the best creative over the lists of all rows."""
 
 
 class Calibration(Config):
@@ -74,7 +87,7 @@ def fit_calibration(
     clicks: np.ndarray,
     weight: np.ndarray,
     impressions: np.ndarray | None = None,
-    is_chosen: np.ndarray | None = None,
+    choices: Choices | None = None,
 ) -> Calibration:
     """Fit on a slice later than training.
 
@@ -84,9 +97,9 @@ def fit_calibration(
         weight: float [N], impressions per row.
         impressions: float [N], how often training had shown the row's creative; None
             fits no shifts.
-        is_chosen: bool [N]: the row's creative is the selector's choice. The level is
-            moved towards theirs, as far as their clicks outweigh the expectation
-            that it is the same: the best of noisy scores promises too much.
+        choices: what the selector thinks of the rows; the level becomes that of
+            chosen creatives: the best of noisy scores may promise too much, or the
+            selector know something that the ranker does not. None asks for all rows'.
 
     Returns:
         Slope, intercept and shifts; with under 200 clicks only the level is moved,
@@ -106,11 +119,12 @@ def fit_calibration(
         # Not solved, or a ranking upside down: keep the order, correct the level.
         return level
     fitted = fitted.model_copy(update={"num_clicks": num_clicks})
-    return (
-        fitted
-        if is_chosen is None
-        else _moved_to_chosen(fitted, (logits, clicks, weight, impressions), is_chosen)
+    if choices is None:
+        return fitted
+    shift = _shift_of_chosen(
+        logit(fitted.probability(logits, impressions)), clicks, weight, choices
     )
+    return fitted.model_copy(update={"intercept": fitted.intercept + shift})
 
 
 def _fit_shifts(
@@ -123,12 +137,8 @@ def _fit_shifts(
     columns = [logits.astype(np.float64)[:, None] * _SLOPE_UNIT]
     if impressions is not None:
         columns.append(_SHIFT_PRIOR * _knot_shares(impressions))
-    model = LogisticRegression(C=1.0, tol=1e-8, solver="newton-cholesky")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            model.fit(np.hstack(columns), clicks, sample_weight=weight)
-    except (ConvergenceWarning, LinAlgWarning):
+    model = _logistic(np.hstack(columns), clicks, weight)
+    if model is None:
         return None
     slope, *scaled = model.coef_[0].tolist()
     shifts = _SHIFT_PRIOR * np.array(scaled)
@@ -151,23 +161,46 @@ def _knot_shares(impressions: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(seen, at, one) for one in places], axis=1)
 
 
-def _moved_to_chosen(
-    fitted: Calibration,
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None],
-    is_chosen: np.ndarray,
-) -> Calibration:
-    """Move the level towards that of chosen creatives, as far as it is known."""
-    logits, clicks, weight, impressions = rows
-    of_chosen = clicks[is_chosen], weight[is_chosen]
-    num_clicks = float((of_chosen[0] * of_chosen[1]).sum())
-    if num_clicks < _CLICKS_FOR_SHIFT or num_clicks >= float(of_chosen[1].sum()):
-        return fitted
-    seen = None if impressions is None else impressions[is_chosen]
-    now = logit(fitted.probability(logits[is_chosen], seen))
-    # A click tells about as much of a level as a normal number of deviation 1.
-    trust = num_clicks / (num_clicks + _CHOSEN_PRIOR**-2)
-    shift = trust * _level_shift(now, *of_chosen)
-    return fitted.model_copy(update={"intercept": fitted.intercept + shift})
+def _shift_of_chosen(
+    calibrated: np.ndarray, clicks: np.ndarray, weight: np.ndarray, choices: Choices
+) -> float:
+    """Return by how much the log-odds of chosen creatives are off.
+
+    Only one row in several shows the choice, so its own clicks say little about a
+    level. All rows say how clicks depend on the standout, and all lists how far the
+    best stands out.
+    """
+    if not choices.is_chosen.any():
+        return 0.0
+    model = _logistic(
+        np.column_stack([calibrated * _SLOPE_UNIT, choices.standout * _STANDOUT_PRIOR]),
+        clicks,
+        weight,
+    )
+    if model is None:
+        return 0.0
+    slope, of_standout = model.coef_[0].tolist()
+    chosen = float(
+        np.average(calibrated[choices.is_chosen], weights=weight[choices.is_chosen])
+    )
+    return (
+        float(model.intercept_[0])
+        + (slope * _SLOPE_UNIT - 1) * chosen
+        + of_standout * _STANDOUT_PRIOR * choices.chosen_standout
+    )
+
+
+def _logistic(
+    columns: np.ndarray, clicks: np.ndarray, weight: np.ndarray
+) -> LogisticRegression | None:
+    """Fit; None where the solver finds no optimum."""
+    model = LogisticRegression(C=1.0, tol=1e-8, solver="newton-cholesky")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return model.fit(columns, clicks, sample_weight=weight)
+    except (ConvergenceWarning, LinAlgWarning):
+        return None
 
 
 def _level_shift(logits: np.ndarray, clicks: np.ndarray, weight: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from cacs_ray.bundle import Predictor
 from cacs_ray.evaluation.scored_log import ScoredLog
 from cacs_ray.features.batch import EncodedLog, as_index
 from cacs_ray.features.context import Context
-from cacs_ray.models.calibration import Calibration, fit_calibration
+from cacs_ray.models.calibration import Calibration, Choices, fit_calibration
 
 _BLOCK = 16_384
 
@@ -71,26 +71,41 @@ def calibrate(predictor: Predictor, log: EncodedLog) -> Calibration:
     The ranker is asked about CHOSEN creatives, and the best of noisy scores looks
     better than it is (winner's curse): see `models.calibration`.
     """
-    logits, is_chosen, seen = [], [], []
+    logits, seen, standout, is_chosen, of_best = [], [], [], [], []
     for start in range(0, len(log), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(log)))
         context = log_context(log, rows)
         lists = log.lists[log.list_row[rows]]
         scores = predictor.selector_scores(context, lists)
-        choice = np.where(lists > 0, scores, -np.inf).argmax(axis=1)
+        above = _standout(scores, lists > 0)
+        best = above.max(axis=1)
         shown = np.asarray(log.shown_index[rows])
         creative_row = lists[np.arange(len(rows)), shown]
         logits.append(
             predictor.ranker_logits(context, creative_row[:, None], slot=log.slot[rows])
         )
-        is_chosen.append(choice == shown)
+        standout.append(above[np.arange(len(rows)), shown])
+        is_chosen.append(standout[-1] == best)
+        of_best.append(best)
         seen.append(predictor.catalogue.impressions[creative_row])
     if not logits:
         return Calibration()
+    weight = np.asarray(log.weight)
     return fit_calibration(
         np.concatenate(logits)[:, 0],
         np.asarray(log.label),
-        np.asarray(log.weight),
+        weight,
         np.concatenate(seen),
-        np.concatenate(is_chosen),
+        Choices(
+            np.concatenate(standout),
+            np.concatenate(is_chosen),
+            float(np.average(np.concatenate(of_best), weights=weight)),
+        ),
     )
+
+
+def _standout(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return scores above the mean of their list, -inf for padding: float64 [N, C]."""
+    real = np.where(mask, scores, 0.0).astype(np.float64)
+    mean = real.sum(1, keepdims=True) / np.maximum(mask.sum(1, keepdims=True), 1)
+    return np.where(mask, real - mean, -np.inf)

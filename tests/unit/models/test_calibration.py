@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from cacs_ray.models.calibration import Calibration, fit_calibration
+from cacs_ray.models.calibration import Calibration, Choices, fit_calibration
 
 RNG = np.random.default_rng(0)
 
@@ -94,21 +94,45 @@ def test_an_unknown_creative_is_not_shifted():
     assert known == pytest.approx(expit(1.0))
 
 
-@pytest.mark.parametrize(("num_rows", "trust"), [(200_000, 0.95), (4_000, 0.2)])
-def test_the_level_goes_to_that_of_the_chosen_as_far_as_it_is_known(num_rows, trust):
+def with_choices(num_rows, effect):
+    """Rows of lists of four; clicks depend on the standout as the ranker does not."""
+    scores = RNG.normal(0.0, 0.6, (num_rows, 4))
+    above = scores - scores.mean(1, keepdims=True)
+    shown = RNG.integers(0, 4, num_rows)
+    standout = above[np.arange(num_rows), shown]
+    best = above.max(1)
     logits = RNG.normal(-2.0, 0.7, num_rows)
-    is_chosen = np.arange(num_rows) % 4 == 0
-    cursed = logits - 0.3 * is_chosen
-    clicks = (RNG.random(num_rows) < expit(cursed)).astype(float)
-    rows = logits, clicks, np.ones(num_rows)
-    plain = fit_calibration(*rows)
-    moved = fit_calibration(*rows, is_chosen=is_chosen)
-    ratios = [
-        one.probability(logits)[is_chosen].sum() / clicks[is_chosen].sum()
-        for one in (plain, moved)
-    ]
-    before, after = (abs(np.log(ratio)) for ratio in ratios)
-    assert (0.8 - trust) * before < after < (1.1 - trust) * before
+    clicks = (RNG.random(num_rows) < expit(logits + effect * standout)).astype(float)
+    truth = expit(logits + effect * best)
+    choices = Choices(standout, standout == best, float(best.mean()))
+    return logits, clicks, truth, choices
+
+
+@pytest.mark.parametrize("effect", [-0.4, 0.0, 0.4])
+def test_the_level_is_that_of_chosen_creatives(effect):
+    logits, clicks, truth, choices = with_choices(200_000, effect)
+    rows = logits, clicks, np.ones(200_000)
+    plain = fit_calibration(*rows).probability(logits).sum() / truth.sum()
+    moved = fit_calibration(*rows, choices=choices).probability(logits).sum()
+    assert moved / truth.sum() == pytest.approx(1.0, abs=0.02)
+    if effect:
+        assert abs(plain - 1) > 0.1
+
+
+def test_the_level_of_chosen_creatives_is_steadier_than_their_own_clicks_say():
+    ratios = {"all": [], "own": []}
+    for _ in range(30):
+        logits, clicks, truth, choices = with_choices(8_000, 0.2)
+        rows = logits, clicks, np.ones(8_000)
+        own = [column[choices.is_chosen] for column in rows]
+        for name, fitted in (
+            ("all", fit_calibration(*rows, choices=choices)),
+            ("own", fit_calibration(*own)),
+        ):
+            predicted = fitted.probability(logits[choices.is_chosen]).sum()
+            ratios[name].append(predicted / truth[choices.is_chosen].sum())
+    assert np.std(ratios["all"]) < 0.8 * np.std(ratios["own"])
+    assert np.mean(ratios["all"]) == pytest.approx(1.0, abs=0.02)
 
 
 def test_an_average_impression_is_not_shifted():
