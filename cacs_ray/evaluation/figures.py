@@ -27,6 +27,7 @@ COLOURS: Final = {
     "teacher": "#b0413e",
 }
 _OTHER: Final = "#4a5560"
+_MOST_COLUMNS: Final = 4
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -99,7 +100,8 @@ def bucket_plot(
         axes.set_xlabel("impressions of the chosen creative when training ended")
         axes.set_ylabel(label)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(ncols=len(by_policy), loc="lower left", bbox_to_anchor=(0, 1))
+            columns = min(_MOST_COLUMNS, len(by_policy))
+            axes.legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1))
         return _svg(figure)
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cacs_ray.data.files import write_bytes
 from cacs_ray.evaluation import figures
 from cacs_ray.evaluation.scored_log import BUCKETS
-from cacs_ray.study.plan import FULL
+from cacs_ray.study.plan import FULL, VARIANTS, WEIGHTED
 from cacs_ray.study.tables import (
     COLD_START,
     coverage_table,
@@ -22,6 +22,12 @@ from cacs_ray.study.tables import (
 Branch = Mapping[str, Any]
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
+# What takes features away, and policies, are so far off that nothing else would show.
+_DRAWN: Final = tuple(
+    name
+    for name, variant in {**VARIANTS, **WEIGHTED}.items()
+    if name != FULL and not variant.without
+)
 _LINES: Final = dict(
     zip(
         COLD_START,
@@ -71,7 +77,7 @@ def _plots(study: Branch, source: str) -> list[tuple[str, Markup]]:
         rows = [
             (name, one[figure]["less"])
             for name, one in summary.items()
-            if name != FULL and "less" in one.get(figure, {})
+            if name in _DRAWN and "less" in one.get(figure, {})
         ]
         drawn = figures.forest_plot(rows, f"{source}: {label}, less the full method")
         plots.append((f"{label}: less the full method", Markup(drawn)))
