@@ -17,11 +17,10 @@ def kept(path: Path, made_from: Mapping[str, Any], make: Callable[[], Any]) -> A
         made_from: JSON values that decide the outcome.
         make: returns JSON values.
     """
-    if is_kept(path, made_from):
-        return read_json(path)["value"]
-    value = make()
-    write_json(path, {"made_from": _whole(made_from), "value": value})
-    return value
+    if not is_kept(path, made_from):
+        write_json(path, {"made_from": _whole(made_from), "value": make()})
+    # Read back in any case: the order of what is summed up later is then the same.
+    return read_json(path)["value"]
 
 
 def is_kept(path: Path, made_from: Mapping[str, Any]) -> bool:
