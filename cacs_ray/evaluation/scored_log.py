@@ -135,6 +135,18 @@ def bucket_of(impressions: np.ndarray) -> np.ndarray:
     return np.searchsorted(_BUCKET_EDGES, impressions, side="left")
 
 
+def rare_ads(log: ScoredLog) -> np.ndarray:
+    """Tell which rows' ads are in the half of ads that training saw less of, [N].
+
+    Shown counts of an ad are those of the creatives in its largest list.
+    """
+    seen = np.where(log.mask, log.impressions[log.lists], 0.0).sum(1)
+    of_ad = np.zeros(int(log.ad_row.max()) + 1)
+    np.maximum.at(of_ad, log.ad_row, seen)
+    is_rare: np.ndarray = of_ad <= np.median(of_ad[np.unique(log.ad_row)])
+    return is_rare[log.ad_row]
+
+
 def take_column(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Take one column per row: values[i, index[i]]."""
     taken: np.ndarray = values[np.arange(len(values)), index]

@@ -17,7 +17,7 @@ from cacs_ray.data.logs import ValidatedLog
 from cacs_ray.evaluation.offline import EvaluationSettings, evaluate
 from cacs_ray.evaluation.policies import available_policies, policy_probabilities
 from cacs_ray.evaluation.report import plain_report, write_figures, write_report
-from cacs_ray.evaluation.scored_log import ScoredLog
+from cacs_ray.evaluation.scored_log import ScoredLog, rare_ads
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
 from cacs_ray.recipes.score import score_log
@@ -101,7 +101,7 @@ def judge(
                 market,
                 window_rows(files, judged.window),
                 _choices(scored, predictor),
-                _is_rare(scored),
+                rare_ads(scored),
             ),
         }
     return report
@@ -160,21 +160,6 @@ def _choices(scored: ScoredLog, predictor: Predictor) -> dict[str, list[str]]:
         best = policy_probabilities(scored, policy).argmax(axis=1)
         chosen[policy] = ids[scored.lists[rows, best]].tolist()
     return chosen
-
-
-def _is_rare(scored: ScoredLog) -> np.ndarray:
-    """Tell which rows' ads are in the half of ads that training saw less of.
-
-    Shown counts of an ad are those of the creatives in its lists.
-    """
-    seen = np.where(scored.mask, scored.impressions[scored.lists], 0.0).sum(axis=1)
-    rows = pl.DataFrame({"ad": scored.ad_row, "seen": seen})
-    ads = rows.group_by("ad").agg(pl.col("seen").max())
-    is_rare = ads.select("ad", rare=pl.col("seen") <= pl.col("seen").median())
-    rare: np.ndarray = rows.join(is_rare, on="ad", maintain_order="left")[
-        "rare"
-    ].to_numpy()
-    return rare
 
 
 def window_rows(files: list[str], window: tuple[int, int]) -> pa.Table:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cacs_ray.decision.creative_policy import smoothed_ctr
 from cacs_ray.evaluation.policies import importance, policy_probabilities
-from cacs_ray.evaluation.scored_log import BUCKETS, ScoredLog, take_column
+from cacs_ray.evaluation.scored_log import BUCKETS, ScoredLog, rare_ads, take_column
 from cacs_ray.metrics import agreement, ranking
 from cacs_ray.metrics.creative import nsctr, sctr
 from cacs_ray.metrics.off_policy import dr, effective_sample_size, snips
@@ -150,18 +150,6 @@ def list_gain(truth: np.ndarray, target: np.ndarray, weight: np.ndarray) -> floa
     chosen = np.where(target > 0, target * truth, 0.0).sum(1)
     winnable = float(weight @ (oracle - random))
     return float(weight @ (chosen - random)) / winnable if winnable > 0 else np.nan
-
-
-def rare_ads(log: ScoredLog) -> np.ndarray:
-    """Tell which rows' ads are in the half of ads that training saw less of, [N].
-
-    Shown counts of an ad are those of the creatives in its largest list.
-    """
-    seen = np.where(log.mask, log.impressions[log.lists], 0.0).sum(1)
-    of_ad = np.zeros(int(log.ad_row.max()) + 1)
-    np.maximum.at(of_ad, log.ad_row, seen)
-    is_rare: np.ndarray = of_ad <= np.median(of_ad[np.unique(log.ad_row)])
-    return is_rare[log.ad_row]
 
 
 FEWEST_CLICKS: Final = 200

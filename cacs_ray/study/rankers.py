@@ -1,25 +1,25 @@
 """One serving ranker of a study: trained on its unit's selector, and judged."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from cacs_ray.features.batch import EncodedLog
+from cacs_ray.features.batch import Batch
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.embeddings import gather_rows
 from cacs_ray.study.figures import Figures, model_figures, policy_figures
 from cacs_ray.study.kept import kept
 from cacs_ray.study.plan import Variant
+from cacs_ray.study.scoring import score_lists
 from cacs_ray.study.window import JudgedWindow
 from cacs_ray.training.loop import fit
 from cacs_ray.training.ranker import RankerStage, ServingRankerConfig
 from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.stage import StageInput
 from cacs_ray.training.steps import RankerStep
-
-_BLOCK = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ def _trained(variant: Variant, shared: RankerInputs) -> Figures:
         opened.step, opened.train, opened.validation, stage.loop, PlainReporter()
     )
     log = open_encoded(shared.inputs.encoded_dir, "test")
-    scores, logits = score_with_ranker(opened.step, log)
+    opened.step.eval()
+    scores, logits = score_lists(log, partial(_scores, opened.step))
     window = JudgedWindow.load(shared.window).with_scores(scores)
     # Whether it agrees with the teacher is asked of selectors.
     log_alone = replace(window.scored, teacher_scores=None)
@@ -73,31 +74,14 @@ def _trained(variant: Variant, shared: RankerInputs) -> Figures:
     }
 
 
-@torch.inference_mode()
-def score_with_ranker(
-    step: RankerStep, log: EncodedLog
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score every logged list with a ranker.
-
-    Returns:
-        As `variant.score_lists`: float32 [N, C] logits without position, and float32
-        [N] click logits of the shown creatives in their slots.
-    """
-    ranker = step.ranker.eval()
-    scores = np.zeros((len(log), log.lists.shape[1]), np.float32)
-    logits = np.zeros(len(log), np.float32)
-    for start in range(0, len(log), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(log)))
-        batch = log.batch(rows)
-        vectors = None
-        if step.catalogue_vectors is not None:
-            vectors = gather_rows(step.catalogue_vectors, batch.catalogue_rows)
-        listed = ranker.combine(
-            ranker.encode_context(batch.context),
-            ranker.encode_creatives(batch.creatives, vectors),
-            batch.creative_index,
-        )
-        shown = listed.gather(1, batch.shown_index.unsqueeze(1)).squeeze(1)
-        logits[rows] = (shown + ranker.position(batch.slot)).numpy()
-        scores[rows, : listed.shape[1]] = listed.numpy()
-    return scores, logits
+def _scores(step: RankerStep, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return logits without position, and the position's."""
+    ranker, vectors = step.ranker, None
+    if step.catalogue_vectors is not None:
+        vectors = gather_rows(step.catalogue_vectors, batch.catalogue_rows)
+    scores = ranker.combine(
+        ranker.encode_context(batch.context),
+        ranker.encode_creatives(batch.creatives, vectors),
+        batch.creative_index,
+    )
+    return scores, ranker.position(batch.slot)

@@ -5,18 +5,20 @@ nothing but what they change.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from cacs_ray.features.batch import EncodedLog
+from cacs_ray.features.batch import Batch
 from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.selector import Selector
 from cacs_ray.study.figures import Figures, model_figures, policy_figures
 from cacs_ray.study.kept import kept
 from cacs_ray.study.plan import Variant
+from cacs_ray.study.scoring import score_lists
 from cacs_ray.study.window import JudgedWindow
 from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.stage import StageInput
@@ -26,8 +28,6 @@ from cacs_ray.training.student import (
     fit_student,
     student_rows,
 )
-
-_BLOCK = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ def _trained(variant: Variant, shared: SharedInputs) -> Figures:
     rows = student_rows(inputs, taught, config)
     selector, result = fit_student(inputs, rows, config, PlainReporter())
     log = open_encoded(inputs.encoded_dir, "test")
-    scores, logits = score_lists(selector, log)
+    selector.eval()
+    scores, logits = score_lists(log, partial(_scores, selector))
     window = JudgedWindow.load(shared.window).with_scores(scores)
     return {
         **policy_figures(window, "cacs"),
@@ -95,27 +96,10 @@ def _without(spec: FeatureSpec, kinds: tuple[str, ...]) -> FeatureSpec:
     return spec.model_copy(update={"fields": kept})
 
 
-@torch.inference_mode()
-def score_lists(selector: Selector, log: EncodedLog) -> tuple[np.ndarray, np.ndarray]:
-    """Score every logged list.
-
-    Returns:
-        float32 [N, C] scores, padding 0, as wide as the widest list; float32 [N]
-        click logits of the shown creatives in their slots.
-    """
-    selector.eval()
-    scores = np.zeros((len(log), log.lists.shape[1]), np.float32)
-    logits = np.zeros(len(log), np.float32)
-    for start in range(0, len(log), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(log)))
-        batch = log.batch(rows)
-        listed = selector.score(
-            selector.user_vectors(batch.context),
-            selector.creative_vectors(batch.creatives),
-            batch.creative_index,
-        )
-        shown = listed.gather(1, batch.shown_index.unsqueeze(1)).squeeze(1)
-        offset = selector.click_offset(batch.context) + selector.position(batch.slot)
-        logits[rows] = (shown + offset).numpy()
-        scores[rows, : listed.shape[1]] = listed.numpy()
-    return scores, logits
+def _scores(selector: Selector, batch: Batch) -> tuple[Tensor, Tensor]:
+    scores = selector.score(
+        selector.user_vectors(batch.context),
+        selector.creative_vectors(batch.creatives),
+        batch.creative_index,
+    )
+    return scores, selector.click_offset(batch.context) + selector.position(batch.slot)

@@ -1,0 +1,38 @@
+"""Every logged list through a model, block by block."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cacs_ray.features.batch import Batch, EncodedLog
+
+_BLOCK = 8192
+
+
+@torch.inference_mode()
+def score_lists(
+    log: EncodedLog, score: Callable[[Batch], tuple[Tensor, Tensor]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score every logged list.
+
+    Args:
+        log: N impressions.
+        score: a batch -> its lists' scores [B, C], and what makes the score of the
+            shown creative a click logit in its slot, [B].
+
+    Returns:
+        float32 [N, C] scores, padding 0, as wide as the widest list; float32 [N]
+        click logits of the shown creatives in their slots.
+    """
+    scores = np.zeros((len(log), log.lists.shape[1]), np.float32)
+    logits = np.zeros(len(log), np.float32)
+    for start in range(0, len(log), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(log)))
+        batch = log.batch(rows)
+        listed, offset = score(batch)
+        shown = listed.gather(1, batch.shown_index.unsqueeze(1)).squeeze(1)
+        logits[rows] = (shown + offset).numpy()
+        scores[rows, : listed.shape[1]] = listed.numpy()
+    return scores, logits
