@@ -237,24 +237,56 @@ class Predictor:
         """
         return self._rank(self.ranker, context, lists, slot)
 
-    def pctr(self, context: Context, creative_row: np.ndarray) -> np.ndarray:
+    @torch.inference_mode()
+    def context_part(self, context: Context) -> Tensor:
+        """Return the serving ranker's part of request and ad: float32 [A, W].
+
+        It does not depend on the choice of creatives, so that it can be had while
+        the selector chooses. One row for all when no such field is read.
+        """
+        return self.ranker.encode_context(context.joined(slice(None)))
+
+    def pctr(
+        self,
+        context: Context,
+        creative_row: np.ndarray,
+        context_part: Tensor | None = None,
+    ) -> np.ndarray:
         """Calibrated click probability in slot 0.
 
         Args:
             context: A candidate ads.
             creative_row: int [A] catalogue rows; 0 asks for the ad before its
                 creative is known: it then counts as the mean of its creatives.
+            context_part: as of `context_part`, if it is there already.
 
         Returns:
             float64 [A], in (0, 1).
         """
         lists = creative_row[:, None]
         typical = None if lists.all() else self.typical_parts
-        logits = self._rank(self.ranker, context, lists, typical=typical)[:, 0]
+        logits = self._rank(
+            self.ranker, context, lists, typical=typical, context_part=context_part
+        )[:, 0]
         seen = np.where(
             creative_row > 0, self.catalogue.impressions[creative_row], np.nan
         )
         return self.calibration.probability(logits, seen)
+
+    @cached_property
+    @torch.inference_mode()
+    def ranker_parts(self) -> Tensor:
+        """The serving ranker's part of every creative: float32 [K + 1, W], row 0 zeros.
+
+        No request changes them, so they are computed once and then gathered.
+        """
+        size = len(self.catalogue.creative_ids)
+        blocks = [self._creative_parts(self.ranker, np.zeros(1, np.int64))]
+        for start in range(1, size, _BLOCK):
+            # The ranker takes the first row for the blank creative.
+            rows = np.append(0, np.arange(start, min(start + _BLOCK, size)))
+            blocks.append(self._creative_parts(self.ranker, rows)[1:])
+        return torch.cat(blocks)
 
     @cached_property
     @torch.inference_mode()
@@ -264,12 +296,7 @@ class Predictor:
         Over the ad's creatives of the catalogue; 0 for an ad without any.
         """
         ad_row = self.catalogue.creative_ad_row.astype(np.int64)
-        blocks = []
-        for start in range(1, max(2, len(ad_row)), _BLOCK):
-            # The ranker takes the first row for the blank creative.
-            rows = np.append(0, np.arange(start, min(start + _BLOCK, len(ad_row))))
-            blocks.append(self._creative_parts(self.ranker, rows)[1:])
-        parts = torch.cat(blocks)
+        parts = self.ranker_parts[1:]
         sums = torch.zeros(len(self.catalogue.ad_ids), parts.shape[1])
         sums.index_add_(0, as_index(ad_row[1:]), parts)
         number = np.bincount(ad_row[1:], minlength=len(sums)).clip(min=1)
@@ -284,8 +311,11 @@ class Predictor:
         slot: np.ndarray | None = None,
         *,
         typical: Tensor | None = None,
+        context_part: Tensor | None = None,
     ) -> np.ndarray:
         """Score lists block by block; `typical` stands for unknown creatives."""
+        if len(context) > _BLOCK:
+            context_part = None
         scores = []
         for start in range(0, len(context), _BLOCK):
             rows = slice(start, start + _BLOCK)
@@ -293,12 +323,20 @@ class Predictor:
                 np.append(0, lists[rows].ravel()), return_inverse=True
             )
             index = index[1:].reshape(lists[rows].shape)
-            parts = self._creative_parts(model, distinct)
+            parts = (
+                self.ranker_parts[as_index(distinct)]
+                if model is self.ranker
+                else self._creative_parts(model, distinct)
+            )
             if typical is not None:
                 own = len(distinct) + np.arange(len(index))[:, None]
                 index = np.where(lists[rows] == 0, own, index)
                 parts = torch.cat([parts, typical[as_index(context.ad_row[rows])]])
-            part = model.encode_context(context.joined(rows))
+            part = (
+                model.encode_context(context.joined(rows))
+                if context_part is None
+                else context_part
+            )
             logits = model.combine(part, parts, as_index(index))
             if slot is not None:
                 logits = logits + model.position(as_index(slot[rows])).unsqueeze(-1)

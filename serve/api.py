@@ -178,6 +178,40 @@ class DecideAnswer(_Wire):
     """All candidates; only with `?explain=true`."""
 
 
+class CreativeOption(_Wire):
+    """One creative that could have been chosen for an ad."""
+
+    creative_id: str
+    selector_score: float | None
+    """An order inside one ad, not a probability; null = the order asks for none."""
+    probability: float
+    """P(this creative | ad, request) under the policy and its exploration."""
+    impressions: float
+    """In the release's training window."""
+    clicks: float
+
+
+class CandidatePreview(CandidateDecision):
+    """One candidate ad with all it could have shown."""
+
+    creatives: list[CreativeOption]
+
+
+class PreviewAnswer(_Wire):
+    """What would be decided, with the reasons; nothing is logged or counted."""
+
+    request_id: str
+    release: str
+    policy: str
+    is_fallback: bool
+    fallback_reason: str | None
+    seconds: dict[str, float]
+    """Time in each stage and in `total`."""
+    candidates: list[CandidatePreview]
+    """In the order they were asked for; those with a slot are shown."""
+    rejected: list[Rejected]
+
+
 class Problem(_Wire):
     """One broken rule of a request."""
 
