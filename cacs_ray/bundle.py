@@ -6,6 +6,7 @@
     selector/ ranker/ teacher/           weights (safetensors) and their config
     creative_vectors.safetensors         the selector's vector of every creative
     calibration.json                     logits of the ranker -> pCTR
+    golden.json                          requests with the scores they must get
 
 Evaluation, gate, serving and replay open this directory and nothing else. No
 file of it can run code: safetensors, JSON and Parquet only.
@@ -21,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor
 
-from cacs_ray.data.files import atomic_directory, read_json
+from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
 from cacs_ray.features.batch import (
     FeatureTensors,
@@ -43,15 +44,9 @@ from cacs_ray.features.kept import (
     ENTITY_SIDES,
     FittedFeatures,
     read_fitted,
-    write_fitted,
 )
 from cacs_ray.features.request_text import encode_request_text
-from cacs_ray.manifest import (
-    read_manifest,
-    verify_bundle,
-    write_manifest,
-    write_plain_json,
-)
+from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
@@ -95,7 +90,17 @@ class Predictor:
                 (the file is named).
         """
         root = Path(path)
-        manifest = read_manifest(root) if is_verified else verify_bundle(root)
+        return cls.of_files(
+            root, read_manifest(root) if is_verified else verify_bundle(root)
+        )
+
+    @classmethod
+    def of_files(cls, root: Path, manifest: Mapping[str, Any]) -> "Predictor":
+        """Open the files of a bundle by a manifest that its caller answers for.
+
+        Raises:
+            InputError: a file is unreadable, or the manifest tells of another spec.
+        """
         fitted = read_fitted(root)
         if fitted.spec.fingerprint != manifest["spec_fingerprint"]:
             raise InputError(
@@ -378,44 +383,3 @@ def creative_vectors(
         catalogue.creative_ad_row,
     )
     return catalogue_vectors(selector, features_of, len(catalogue.creative_ids))
-
-
-@dataclass(frozen=True, slots=True)
-class BundleParts:
-    """What training hands over to be bundled."""
-
-    fitted: FittedFeatures
-    entities: Entities
-    user_ids: pa.Table
-    model_directories: Mapping[str, Path]
-    """selector, ranker, teacher -> directory with model.safetensors, config.json"""
-    creative_vectors: Tensor
-    calibration: Calibration
-    config: Mapping[str, Any]
-    lineage: Mapping[str, Any]
-    """Dataset digest, windows, git commit, versions, time of making."""
-
-
-def write_bundle(out: Path, parts: BundleParts) -> str:
-    """Write a bundle, whole or not at all.
-
-    Returns:
-        The bundle id: 16 hex digits of the digest of its files, so equal training
-        gives equal ids.
-    """
-    with atomic_directory(out) as root:
-        write_fitted(root, parts.fitted)
-        write_plain_json(root / "config.json", parts.config)
-        write_plain_json(root / "calibration.json", parts.calibration.model_dump())
-        (root / "entities").mkdir()
-        for name in ENTITY_SIDES:
-            arrays = {k: np.array(v) for k, v in getattr(parts.entities, name).items()}
-            save_file(arrays, root / "entities" / f"{name}.safetensors")
-        pq.write_table(parts.user_ids, root / "entities" / "user_ids.parquet")
-        for name, directory in parts.model_directories.items():
-            (root / name).mkdir()
-            for file in ("model.safetensors", "config.json"):
-                (root / name / file).write_bytes((directory / file).read_bytes())
-        vectors = {"vectors": parts.creative_vectors.contiguous().numpy()}
-        save_file(vectors, root / "creative_vectors.safetensors")
-        return write_manifest(root, parts.fitted.spec.fingerprint, parts.lineage)
