@@ -29,9 +29,10 @@ from serve.arguments import AppArgs
 from serve.arms import make_arms
 from serve.board import Entry, ReleaseBoard
 from serve.clicks import Clicks
+from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
 from serve.follower import Follower, open_registry
-from serve.gateway import Gateway, Logs, ServedRelease
+from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import Holder
 from serve.http import create_http
 from serve.metrics import Metrics
@@ -79,8 +80,11 @@ class HttpGateway:
         self._gateway = Gateway(
             self._releases,
             _remote_stages(*handles) if handles else self._fused(),
-            make_arms(args.experiment, args.settings, wiring.bundle_ids),
-            budget_s=args.budget_ms / 1e3,
+            Rules(
+                make_arms(args.experiment, args.settings, wiring.bundle_ids),
+                args.budget_ms / 1e3,
+                ControlsFile(args.controls) if args.controls else None,
+            ),
             logs=_logs(wiring, metrics),
             metrics=metrics,
         )
@@ -137,11 +141,16 @@ def build_app(args: AppArgs) -> Application:
     """
     kept = {
         name: str(Path(value).resolve())
-        for name in ("bundle", "decision_log", "click_log", "shadow_log", "releases")
+        for name in (
+            *("bundle", "releases", "controls"),
+            *("decision_log", "click_log", "shadow_log"),
+        )
         if (value := getattr(args, name)) is not None
     }
     try:
         load_release(kept["bundle"])
+        if args.controls is not None:
+            read_controls(args.controls)
         beside = {path: _bundle_id(path) for path in _beside(args)}
         live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
     except InputError as error:

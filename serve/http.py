@@ -232,5 +232,8 @@ class CountStatus:
                 self._metrics.requests.labels(str(message["status"])).inc()
             await send(message)
 
+        if scope["type"] != "http":  # the lifespan of the application
+            await self._app(scope, receive, send)
+            return
         with self._metrics.in_flight.track_inprogress():
             await self._app(scope, receive, counted)
