@@ -30,6 +30,8 @@ class JsonBodies:
     """JSON objects without their id, which is the first key of what is sent."""
     shape: str
     """How many ads and creatives they ask about, in words."""
+    num_ads: int
+    """Of each request."""
 
     def body(self, index: int, request_id: str) -> bytes:
         """Return the body of the n-th request under its own id."""
@@ -38,7 +40,7 @@ class JsonBodies:
 
 
 def json_bodies(requests: Sequence[dict[str, Any]], shape: str) -> JsonBodies:
-    """Return bodies of requests that are given without ids.
+    """Return bodies of requests of as many ads each, given without ids.
 
     Raises:
         InputError: there is none.
@@ -48,6 +50,7 @@ def json_bodies(requests: Sequence[dict[str, Any]], shape: str) -> JsonBodies:
     return JsonBodies(
         tuple(json.dumps(one, separators=(",", ":")).encode() for one in requests),
         shape,
+        len(requests[0]["candidates"]),
     )
 
 

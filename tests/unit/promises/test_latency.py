@@ -3,27 +3,16 @@
 import math
 
 import numpy as np
-import polars as pl
 import pytest
 
 from cacs_ray.errors import InputError
 from cacs_ray.promises.latency import PairedLatency, latency_of, quantiles
-from cacs_ray.promises.load import SHOTS, Target
+from cacs_ray.promises.load import Target
+from tests.unit.promises.shots import shots as rows
 
 
-def shots(latencies_ms, *, lag_ms=0.0, status=200):
-    size = len(latencies_ms)
-    filled = {
-        "latency_ms": latencies_ms,
-        "lag_ms": np.broadcast_to(lag_ms, size),
-        "status": np.broadcast_to(status, size),
-    }
-    return pl.DataFrame(
-        {
-            name: pl.Series(name, filled.get(name, [None] * size), dtype=kind)
-            for name, kind in SHOTS.items()
-        }
-    )
+def shots(latencies_ms, **columns):
+    return rows(len(latencies_ms), latency_ms=latencies_ms, **columns)
 
 
 def test_quantiles_are_values_that_were_measured():
