@@ -66,7 +66,7 @@ def fault_proxy(upstream: str, fault: Fault) -> Iterator[str]:
             application = web.Application(client_max_size=_MAX_BODY_BYTES)
             spoil = _Spoiler(upstream, fault, session)
             application.router.add_route("*", "/{path:.*}", spoil.handle)
-            runner = web.AppRunner(application, shutdown_timeout=1.0)
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.TCPSite(runner, LOOPBACK, port).start()
             ready.set()

@@ -14,11 +14,11 @@ import httpx
 from cacs_ray.promises.bench import Bench
 from cacs_ray.promises.fault_proxy import Fault, fault_proxy
 from cacs_ray.promises.fuzz import Send, fuzz
-from cacs_ray.promises.hostile import (
+from cacs_ray.promises.hostile import HostileRequest, hostile_requests
+from cacs_ray.promises.hostile_envelopes import (
     HostileBytes,
-    HostileRequest,
     hostile_bytes,
-    hostile_requests,
+    hostile_envelopes,
 )
 from cacs_ray.promises.judges import judge_survival
 from cacs_ray.promises.load import NO_ANSWER
@@ -77,6 +77,7 @@ def _survived(
 def _hand_made(service: Service, base: str | None = None) -> list[tuple[str, int]]:
     some = json.loads(service.bodies.body(0, "q"))["candidates"][0]
     listed = hostile_requests(some[Column.AD_ID], some[Column.CREATIVE_IDS][0])
+    listed += hostile_envelopes(some[Column.AD_ID])
     send = sender(base or service.graph.url)
     return [(one.name, send(one)) for one in listed]
 

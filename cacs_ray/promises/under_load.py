@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from cacs_ray.promises.arrivals import constant_arrivals, poisson_arrivals
@@ -59,12 +60,7 @@ def overload(bench: Bench) -> Outcome:
     nominal_s, step_s = plan.seconds(60), plan.seconds(60)
     nominal = _run(service, bench, "nominal", NOMINAL_SHARE * capacity, nominal_s)
     nominal_p99 = keep(plan, "overload-nominal", nominal).quantiles_ms["p99"]
-    step = _run(service, bench, "step", _OVERLOAD * capacity, step_s)
-    keep(plan, "overload-step", step)
-    after = _run(
-        service, bench, "after", NOMINAL_SHARE * capacity, plan.seconds(30, least=10)
-    )
-    keep(plan, "overload-after", after)
+    step, after = _step(service, bench, capacity, step_s)
     fault = Fault(share=1.0, hides_retry_after=True, delay_s=0.1)
     with fault_proxy(service.graph.url, fault) as spoilt:
         control = _run(
@@ -115,6 +111,24 @@ def cancellation(bench: Bench) -> Outcome:
         (judge_in_flight(busy),),
         "looked at while clients still wait",
     )
+
+
+def _step(
+    service: Service, bench: Bench, capacity: float, step_s: float
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Overload, then ordinary load at once: what the first left behind, it meets."""
+    after_s = bench.plan.seconds(30, least=12)
+    high = poisson_arrivals(_OVERLOAD * capacity, step_s, seed=2)
+    low = poisson_arrivals(NOMINAL_SHARE * capacity, after_s, seed=3)
+    shots = run_load(
+        service.target(),
+        np.concatenate([high, step_s + low]),
+        LoadLimits(name=bench.name("step")),
+    )
+    keep(bench.plan, "overload-step", shots)
+    is_after = pl.col("scheduled_s") >= step_s
+    after = shots.filter(is_after).with_columns(pl.col("scheduled_s") - step_s)
+    return shots.filter(~is_after), after
 
 
 def _run(

@@ -7,10 +7,13 @@ import httpx
 import pytest
 
 from cacs_ray.promises.fuzz import METHODS, fuzz
-from cacs_ray.promises.hostile import HostileRequest, hostile_bytes, hostile_requests
+from cacs_ray.promises.hostile import HostileRequest, hostile_requests
+from cacs_ray.promises.hostile_envelopes import hostile_bytes, hostile_envelopes
+from cacs_ray.promises.judges import judge_survival
 from serve.http import create_http
 
-CASES = {case.name: case for case in hostile_requests("hat", "wool")}
+LISTED = [*hostile_requests("hat", "wool"), *hostile_envelopes("hat")]
+CASES = {case.name: case for case in LISTED}
 ANSWERED = {
     "1 creative",
     "1 ms to answer",
@@ -40,7 +43,7 @@ def send(make_service):
 
 
 def test_the_list_is_long_and_names_every_case_once():
-    assert len(CASES) == len(hostile_requests("hat", "wool"))
+    assert len(CASES) == len(LISTED)
     assert len(CASES) + len(hostile_bytes("serve:80")) >= 60
 
 
@@ -98,8 +101,6 @@ def test_the_same_seed_sends_the_same_requests(send):
 
 def test_a_crash_is_found(send):
     """The negative control: a route that raises counts as a crash."""
-    from cacs_ray.promises.judges import judge_survival
-
     verdict = judge_survival("x", [("a body", 500), ("another", 422)])
     assert (verdict.failed, verdict.asked, verdict.is_kept) == (1, 2, False)
     assert json.dumps(verdict.as_json())
