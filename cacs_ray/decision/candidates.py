@@ -55,6 +55,11 @@ class Decisions:
     """int32 [A]: place on the page, -1 = not shown."""
     price_micros: np.ndarray
     """int64 [A]: price per click, 0 = not shown."""
+    list_scores: np.ndarray | None = None
+    """float64 [A, C]: the scores that the choice was made from; NaN for padding."""
+    list_probabilities: np.ndarray | None = None
+    """float64 [A, C]: P(creative | ad, request) of every creative of the list; a
+    pinned creative has 1, if it is of the list."""
 
 
 class Scorers(Protocol):

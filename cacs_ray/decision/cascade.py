@@ -48,6 +48,8 @@ class _Selection:
     """float64 [A, C]; NaN for padding, everywhere if the policy has no scores."""
     score: np.ndarray
     """float64 [A]: score of the choice, or NaN."""
+    probabilities: np.ndarray
+    """float64 [A, C]: what the choice was drawn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ async def decide(
     - `parallel`: both at once; the CTR of the ad is moved by how far the chosen
       creative stands out, sigmoid(logit(pctr of the ad) + score of the choice -
       mean score of its list) (after Peri-CR, arXiv 2312.12750).
+    - `rank_only`: nobody chooses: the first creative of each list is priced. What a
+      service does that knows no creatives, and what selection is timed against.
     - `random`, `popular`, `thompson`, `teacher`: as `cacs`, with another choice.
 
     The choice for one request depends on that request alone, see
@@ -110,6 +114,8 @@ async def decide(
         ecpm_micros=allocation.ecpm_micros,
         slot=allocation.slot,
         price_micros=allocation.price_micros,
+        list_scores=outcome.selection.scores,
+        list_probabilities=outcome.selection.probabilities,
     )
 
 
@@ -171,6 +177,22 @@ async def _select_random(
     return _choose(candidates, creative_policy.uniform_probabilities(candidates.mask))
 
 
+async def _select_first(
+    candidates: Candidates,
+    scorers: Scorers,  # noqa: ARG001
+    settings: DecisionSettings,  # noqa: ARG001
+) -> _Selection:
+    lists, pinned = candidates.creative_lists, candidates.pinned
+    size = len(lists)
+    return _Selection(
+        creative_row=np.where(pinned > 0, pinned, lists[:, 0]).astype(np.int32),
+        propensity=np.ones(size),
+        scores=np.full(lists.shape, np.nan),
+        score=np.full(size, np.nan),
+        probabilities=_certain(candidates, np.zeros(size, np.int64)),
+    )
+
+
 async def _select_thompson(
     candidates: Candidates,
     scorers: Scorers,
@@ -222,7 +244,16 @@ def _choose(
         propensity=np.where(is_pinned, 1.0, choice.propensity),
         scores=scores,
         score=score,
+        probabilities=np.where(is_pinned[:, None], in_list, probabilities),
     )
+
+
+def _certain(candidates: Candidates, index: np.ndarray) -> np.ndarray:
+    """Return probabilities that leave no choice: the pinned one, else `index`."""
+    lists, pinned = candidates.creative_lists, candidates.pinned[:, None]
+    first = np.arange(lists.shape[1]) == index[:, None]
+    certain: np.ndarray = np.where(pinned > 0, lists == pinned, first).astype(float)
+    return certain
 
 
 def _uniforms(candidates: Candidates) -> np.ndarray:
@@ -279,6 +310,7 @@ def _checked_scores(
 
 _SELECTIONS: Final = {
     "cacs": _select_by_student,
+    "rank_only": _select_first,
     "random": _select_random,
     "popular": _select_popular,
     "thompson": _select_thompson,
@@ -289,6 +321,7 @@ _ORDERS: Final[dict[PolicyName, Order]] = {
     "cacs": _select_then_rank,
     "post_rank": _rank_then_select,
     "parallel": _side_by_side,
+    "rank_only": _select_then_rank,
     "random": _select_then_rank,
     "popular": _select_then_rank,
     "thompson": _select_then_rank,

@@ -16,7 +16,9 @@ import pytest
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
-from serve.gateway import Gateway
+from serve.arms import LIVE, Arm, Arms
+from serve.gateway import Gateway, Logs, ServedRelease
+from serve.holder import OneRelease
 from serve.http import create_http
 from serve.release import Release
 from serve.stage import StageAnswer, Stages
@@ -114,16 +116,17 @@ def release():
 
 @pytest.fixture
 def make_service(release):
-    def make(*, budget_s=5.0, log=None, metrics=None, **settings):
+    def make(*, budget_s=5.0, log=None, metrics=None, arms=(), shadow=None, **settings):
         stages = SimpleNamespace(
             selector=Stage(SCORES), teacher=Stage(SCORES), ranker=Stage(PCTR)
         )
+        live = Arm(LIVE, None, DecisionSettings(**{"num_slots": 2, **settings}))
         gateway = Gateway(
-            release,
+            OneRelease("r1", ServedRelease(release)),
             Stages(stages.selector, stages.teacher, stages.ranker),
-            DecisionSettings(**{"num_slots": 2, **settings}),
+            Arms("arms", arms, live),
             budget_s=budget_s,
-            log=log,
+            logs=Logs(log, **(shadow or {})),
             metrics=metrics,
         )
         return Service(gateway, stages.selector, stages.teacher, stages.ranker)
