@@ -88,6 +88,10 @@ serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR
 bench: setup ## speed and memory beside peers; ARGS="--only preprocessing --rows 500000"
 	@$(BIN)/python -m jobs.bench $(ARGS)
 
+.PHONY: promises
+promises: setup ## what the service promises; ARGS="--only load --minutes-scale 0.05"
+	@$(BIN)/python -m jobs.promises --bundle $(BUNDLE) $(ARGS)
+
 .PHONY: test
 test: setup ## all tests; ARGS="-k name" for some
 	@$(BIN)/python -m pytest -q $(ARGS)
