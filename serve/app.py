@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
 from serve.board import Entry, ReleaseBoard
-from serve.clicks import Clicks
+from serve.clicks import Clicks, FirstPlaces
 from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
 from serve.follower import Follower, open_registry
@@ -37,6 +37,7 @@ from serve.holder import Holder
 from serve.http import create_http
 from serve.metrics import Metrics
 from serve.ranker import Ranker
+from serve.records import configure_records
 from serve.release import LoadRelease, load_release
 from serve.selector import Selector
 from serve.stage import (
@@ -74,6 +75,8 @@ class HttpGateway:
         *handles: Handle,
     ) -> None:
         args, metrics = wiring.args, Metrics()
+        places = FirstPlaces() if args.click_log else None
+        configure_records(has_access=args.access_log)
         self._releases = Holder(
             wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
         )
@@ -85,11 +88,11 @@ class HttpGateway:
                 args.budget_ms / 1e3,
                 ControlsFile(args.controls) if args.controls else None,
             ),
-            logs=_logs(wiring, metrics),
+            logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
         )
         self._clicks = (
-            Clicks(ClickLog(args.click_log, metrics), metrics)
+            Clicks(ClickLog(args.click_log, metrics), metrics, places)
             if args.click_log
             else None
         )
@@ -123,6 +126,7 @@ class SelectorReplica(Selector):
     """A selector that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
+        configure_records()
         super().__init__(Holder(wiring.board, "selector", _stage_loader(wiring)))
 
 
@@ -130,6 +134,7 @@ class RankerReplica(Ranker):
     """A ranker that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
+        configure_records()
         super().__init__(Holder(wiring.board, "ranker", _stage_loader(wiring)))
 
 

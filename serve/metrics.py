@@ -72,6 +72,9 @@ class Metrics:
             "Sum of the predicted CTR of the ads in slot 0; beside cacs_slot0_clicks"
             " it says how well the ranker is calibrated now.",
         )
+        self.first_clicks = self._counter(
+            "cacs_slot0_clicks", "First clicks on ads that this replica put in slot 0."
+        )
         self.clicks = self._counter("cacs_clicks", "Clicks accepted.")
         self.shadows = self._counter(
             "cacs_shadow_requests", "Requests that the shadow decided too.", "outcome"
