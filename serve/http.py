@@ -94,7 +94,7 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
             raise RefusalError.of(error) from error
         record_access(
             "decided",
-            page_view=decided.request_id,
+            request_id=decided.request_id,
             release=decided.origin.release,
             policy=decided.origin.policy,
             fallback_reason=decided.origin.fallback_reason,

@@ -66,6 +66,17 @@ class Metrics:
         self.rejected = self._counter(
             "cacs_rejected_candidates", "Candidate ads that took no part.", "rule"
         )
+        self._describe_outcomes()
+        self.release = self._gauge(
+            "cacs_release",
+            "Releases that this replica holds: 1 live, 0 not.",
+            "release",
+        )
+        self.decision_log = self._log("decisions", "Decisions")
+        self.shadow_log = self._log("shadow_decisions", "Decisions of the shadow")
+        self.click_log = self._log("clicks", "Clicks")
+
+    def _describe_outcomes(self) -> None:
         self.shown = self._counter("cacs_placements", "Ads shown.")
         self.predicted_clicks = self._counter(
             "cacs_predicted_clicks",
@@ -79,14 +90,6 @@ class Metrics:
         self.shadows = self._counter(
             "cacs_shadow_requests", "Requests that the shadow decided too.", "outcome"
         )
-        self.release = self._gauge(
-            "cacs_release",
-            "Releases that this replica holds: 1 live, 0 not.",
-            "release",
-        )
-        self.decision_log = self._log("decisions", "Decisions")
-        self.shadow_log = self._log("shadow_decisions", "Decisions of the shadow")
-        self.click_log = self._log("clicks", "Clicks")
 
     def count(self, decided: Decided) -> None:
         """Count one answered request."""

@@ -7,7 +7,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.metrics import Metrics
-from serve.records import request_id
+from serve.records import trace_id
 
 HEADER: Final = "x-request-id"
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -30,7 +30,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         name = _id_of(scope)
-        token = request_id.set(name)
+        token = trace_id.set(name)
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -43,7 +43,7 @@ class Observe:
             with self._metrics.in_flight.track_inprogress():
                 await self._app(scope, receive, named)
         finally:
-            request_id.reset(token)
+            trace_id.reset(token)
 
 
 def _id_of(scope: Scope) -> str:

@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final
 
-request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Of the request that this task answers, as the client or the proxy named it."""
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+"""Of the call that this task answers, as the caller or its proxy named it."""
 
 ACCESS: Final = logging.getLogger("serve.access")
 """One record per answered request, if it is configured."""
@@ -29,8 +29,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (about := request_id.get()) is not None:
-            said["request_id"] = about
+        if (about := trace_id.get()) is not None:
+            said["trace_id"] = about
         said.update(getattr(record, _FIELDS, {}))
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)

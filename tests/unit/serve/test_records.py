@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from serve.records import ACCESS, JsonLines, configure_records, request_id
+from serve.records import ACCESS, JsonLines, configure_records, trace_id
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_every_decided_request_has_a_record_with_its_id(make_service, page_view,
     assert answer.headers["x-request-id"] == "trace-7"
     failed, access = lines()
     assert (failed["logger"], failed["level"]) == ("serve.ladder", "warning")
-    assert failed["request_id"] == access["request_id"] == "trace-7"
-    assert access["page_view"] == "q1"
+    assert failed["trace_id"] == access["trace_id"] == "trace-7"
+    assert access["request_id"] == "q1"
     assert access["fallback_reason"] == "selector_failed"
     assert access["ms"]["total"] >= 0
 
@@ -60,10 +60,10 @@ def test_a_record_is_one_line_whatever_is_in_it():
     record = ACCESS.makeRecord(
         "serve", logging.WARNING, "f", 1, "two\nlines %s", ("\ud800",), None
     )
-    token = request_id.set("r")
+    token = trace_id.set("r")
     try:
         line = JsonLines().format(record)
     finally:
-        request_id.reset(token)
+        trace_id.reset(token)
     assert "\n" not in line
     assert json.loads(line)["message"] == "two\nlines \ud800"
