@@ -6,6 +6,7 @@ that faults come and go without a restart.
 
 import json
 import os
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 import numpy as np
 from ray.serve import Application
 
+from cacs_ray.manifest import read_manifest
 from cacs_ray.schema import Column
-from serve.app import AppArgs, compose
+from serve.app import Wiring, compose
+from serve.arguments import AppArgs
+from serve.board import Entry, ReleaseBoard
 from serve.release import load_release
 from serve.stage import StagePredictor, load_predictor
 
@@ -55,8 +59,13 @@ class FaultyPredictor:
     def teacher_scores(self, context: tuple[bool, Any], lists: Any) -> np.ndarray:
         return self._predictor.teacher_scores(context[1], lists)
 
-    def pctr(self, context: tuple[bool, Any], rows: Any) -> np.ndarray:
-        pctr = self._predictor.pctr(context[1], rows)
+    def context_part(self, context: tuple[bool, Any]) -> Any:
+        return self._predictor.context_part(context[1])
+
+    def pctr(
+        self, context: tuple[bool, Any], rows: Any, context_part: Any = None
+    ) -> np.ndarray:
+        pctr = self._predictor.pctr(context[1], rows, context_part)
         return pctr if context[0] else self._spoilt("ranker", pctr)
 
     def _spoilt(self, stage: str, scores: np.ndarray) -> np.ndarray:
@@ -74,14 +83,15 @@ class FaultyPredictor:
         return scores
 
 
-def load_faulty(bundle: str, fault_file: str) -> FaultyPredictor:
+def load_faulty(bundle: str, *, fault_file: str) -> FaultyPredictor:
     return FaultyPredictor(load_predictor(bundle), fault_file)
 
 
 def build_app(args: FaultyArgs) -> Application:
     """Return the graph for one bundle."""
-    return compose(
-        args,
-        partial(load_release, args.bundle),
-        partial(load_faulty, args.bundle, args.fault_file),
-    )
+    bundle_id = str(read_manifest(Path(args.bundle))["bundle_id"])
+    board = ReleaseBoard(Path(tempfile.mkdtemp(prefix="cacs-faulty-")))
+    kinds = ("gateway",) if args.fused else ("gateway", "selector", "ranker")
+    board.begin(Entry(bundle_id=bundle_id, path=args.bundle), kinds, ())
+    load = partial(load_faulty, fault_file=args.fault_file)
+    return compose(Wiring(args, board, {}, load_release, load))

@@ -59,6 +59,7 @@ def bundle_bodies(
     *,
     num_ads: int = NUM_ADS,
     num_creatives: int = NUM_CREATIVES,
+    num_different: int = NUM_DIFFERENT,
     seed: int = 0,
 ) -> JsonBodies:
     """Return requests of `num_ads` ads with `num_creatives` creatives each.
@@ -81,7 +82,7 @@ def bundle_bodies(
     rng = np.random.default_rng(seed)
     moment = _moment(catalogue).isoformat()
     requests, num_listed, num_asked = [], 0, min(num_ads, len(pool))
-    for _ in range(NUM_DIFFERENT):
+    for _ in range(num_different):
         rows = rng.choice(pool, num_asked, replace=False).tolist()
         bids = rng.integers(1, _MAX_BID_MICROS, num_asked).tolist()
         num_listed += sum(len(lists[row]) for row in rows)
@@ -94,8 +95,8 @@ def bundle_bodies(
             for row, bid in zip(rows, bids, strict=True)
         ]
         requests.append({Column.REQUEST_TS: moment, "candidates": candidates})
-    mean = num_listed / (NUM_DIFFERENT * num_asked)
-    shape = f"{num_asked} ads x {mean:.3g} creatives, {NUM_DIFFERENT} different"
+    mean = num_listed / (num_different * num_asked)
+    shape = f"{num_asked} ads x {mean:.3g} creatives, {num_different} different"
     return json_bodies(requests, shape)
 
 

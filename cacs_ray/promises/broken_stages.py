@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 import polars as pl
@@ -84,8 +83,7 @@ def _asked(
 
 def _small(service: Service) -> Service:
     """Ask about few ads: what is kept of a request does not depend on its size."""
-    bodies = bundle_bodies(service.plan.bundle, num_ads=_SMALL_ADS)
-    return replace(service, bodies=bodies)
+    return service.with_bodies(bundle_bodies(service.plan.bundle, num_ads=_SMALL_ADS))
 
 
 def _weighed(service: Service, bench: Bench, name: str, count: int) -> Verdict:

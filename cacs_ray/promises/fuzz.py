@@ -5,6 +5,7 @@ with odd ones among them, broken copies of those, and any JSON or bytes at all.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -86,15 +87,16 @@ def fuzz(
         for method in METHODS
     ]
     with_body = [one for one in pairs if "requestBody" in one[2]]
-    shares = [(one, count // 2 // len(with_body)) for one in with_body]
-    shares += [(one, count // 2 // len(pairs)) for one in pairs]
+    half = math.ceil(count / 2)
+    shares = [(one, math.ceil(half / len(with_body))) for one in with_body]
+    shares += [(one, math.ceil(half / len(pairs))) for one in pairs]
     for number, ((path, method, operation), share) in enumerate(shares):
         strategy = _requests(path, method, _body(operation, openapi, known))
 
         def ask(request: HostileRequest) -> None:
             outcomes.append((f"{request.method} {request.path}", send(request)))
 
-        _run(strategy, ask, max(share, 1), seed + number)
+        _run(strategy, ask, share, seed + number)
     return outcomes
 
 

@@ -10,7 +10,9 @@ from typing import Final
 from cacs_ray.promises.hostile import DECIDE, JSON, HostileRequest
 from cacs_ray.schema import Column
 
-_NEVER_BEGUN: Final = frozenset({"nothing at all", "no HTTP", "a line that never ends"})
+_NEVER_BEGUN: Final = frozenset(
+    {"nothing at all", "no HTTP", "HTTP/0.9", "a line that never ends"}
+)
 
 
 @dataclass(frozen=True, slots=True)

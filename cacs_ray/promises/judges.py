@@ -3,6 +3,8 @@
 Tables are rows of `load.SHOTS`.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -12,6 +14,7 @@ import polars as pl
 from cacs_ray.promises.latency import latency_of, quantiles
 from cacs_ray.promises.load import NO_ANSWER
 from cacs_ray.promises.verdict import Verdict
+from cacs_ray.schema import Column
 
 OK: Final = 200
 SHED: Final = 503
@@ -21,6 +24,8 @@ SHED_MS: Final = 50.0
 RECOVERY_S: Final = 5.0
 FIRST_TRY: Final = 0.999
 GROWTH: Final = 0.05
+STEADY: Final = 1.2
+_SAME: Final = 1e-6
 _WINDOW_S: Final = 1.0
 
 
@@ -227,6 +232,56 @@ def judge_memory(
     )
 
 
+def judge_steady(shots: pl.DataFrame, steady: pl.DataFrame) -> Verdict:
+    """What happens meanwhile hardly shows in the latencies."""
+    p99 = latency_of(shots).quantiles_ms["p99"]
+    usual = latency_of(steady).quantiles_ms["p99"]
+    most_ms = STEADY * usual
+    return Verdict(
+        "p99 during swaps",
+        shots.height,
+        shots.filter(pl.col("latency_ms") > most_ms).height,
+        f"p99 {p99:.1f} ms, steady {usual:.1f} ms: x {p99 / usual:.2f}",
+        f"<= {STEADY:g} x steady",
+        bool(p99 <= most_ms),
+        _lag_note(shots),
+    )
+
+
+def judge_whole_answers(
+    shots: pl.DataFrame, expected: Mapping[str, Mapping[int, str]]
+) -> Verdict:
+    """Every answer is, from end to end, that of the release it names.
+
+    Answers with a fallback are counted, but not compared: they say that they differ.
+
+    Args:
+        shots: with placements, in the order of the schedule.
+        expected: bundle id -> index of the body -> its placements as JSON. Bodies
+            repeat after as many requests as there are indices.
+    """
+    answered = shots.with_row_index("number").filter(pl.col("status") == OK)
+    whole = answered.filter(pl.col("fallback").is_null())
+    mixed, seen = 0, dict.fromkeys(expected, 0)
+    for number, release, placements in whole.select(
+        "number", "answered_as", "placements"
+    ).iter_rows():
+        known = expected.get(release, {})
+        is_own = bool(known) and _are_close(placements, known[number % len(known)])
+        mixed += not is_own
+        seen[release] = seen.get(release, 0) + 1
+    each = ", ".join(f"{count} by {release}" for release, count in seen.items())
+    return Verdict(
+        "no answer mixes releases",
+        whole.height,
+        mixed,
+        f"{mixed} differ from what their release answers; {each}; "
+        f"{answered.height - whole.height} fallbacks not compared",
+        "0 mixed",
+        mixed == 0 and whole.height > 0,
+    )
+
+
 def judge_survival(
     check: str, outcomes: Sequence[tuple[str, int]], *, restarted: Sequence[str] = (),
     note: str = "",
@@ -265,6 +320,22 @@ def _growth(values: Sequence[float], warm_up: float) -> float:
     if len(warm) < 2:
         return float("nan")
     return float(np.median(warm[-tenth:]) / np.median(warm[:tenth]) - 1)
+
+
+def _are_close(one: str, other: str) -> bool:
+    """Compare placements: names exactly, numbers to six digits."""
+    first, second = json.loads(one), json.loads(other)
+    return len(first) == len(second) and all(
+        a.keys() == b.keys()
+        and all(
+            math.isclose(a[name], b[name], rel_tol=_SAME)
+            if isinstance(a[name], float) and isinstance(b[name], float)
+            else a[name] == b[name]
+            for name in a
+            if name != Column.PRICE_MICROS
+        )
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def _lag_note(shots: pl.DataFrame) -> str:

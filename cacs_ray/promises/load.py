@@ -36,6 +36,7 @@ SHOTS: Final = pl.Schema(
         "answered_as": pl.String,
         "fallback": pl.String,
         "error": pl.String,
+        "placements": pl.String,
     }
 )
 """One row per request, in the order of the schedule.
@@ -45,7 +46,8 @@ how late the client sent it; `latency_ms` from the scheduled arrival to the whol
 answer; `status` of HTTP, 0 = no answer, -1 = the client hung up as told, -2 = not
 sent because too many were open; `first_status` that of the first try; `answered_as`
 the bundle that answered; `fallback` why a stage was replaced, null = none was;
-`error` the class of exception when there was no answer.
+`error` the class of exception when there was no answer; `placements` of the answer as
+JSON, where `keeps_answers` asks for it.
 """
 NO_ANSWER, HUNG_UP, NOT_SENT = 0, -1, -2
 
@@ -86,6 +88,7 @@ class LoadLimits:
     """Of the requests, drawn by `seed`: the client closes the connection early."""
     hang_up_after_s: float = 0.005
     seed: int = 0
+    keeps_answers: bool = False
     name: str = "load"
     """Begins the request ids, which must differ between runs."""
 
@@ -139,6 +142,7 @@ class _Shot:
     answered_as: str | None = None
     fallback: str | None = None
     error: str | None = None
+    placements: str | None = None
 
 
 class _Run:
@@ -233,7 +237,7 @@ class _Run:
                     content = await answer.read()
             shot.status = answer.status
             shot.has_retry_after = "Retry-After" in answer.headers
-            _read_answer(shot, content)
+            _read_answer(shot, content, keeps=self._limits.keeps_answers)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             shot.error = type(error).__name__
         shot.latency_ms = self._since_ms(shot)
@@ -253,12 +257,14 @@ class _Run:
         shot.first_status = shot.status
 
 
-def _read_answer(shot: _Shot, content: bytes) -> None:
+def _read_answer(shot: _Shot, content: bytes, *, keeps: bool) -> None:
     """Note which bundle answered and whether a stage was replaced."""
     if shot.status != _ANSWERED:
         return
     answer: dict[str, Any] = json.loads(content)
     shot.answered_as = answer.get("release")
+    if keeps:
+        shot.placements = json.dumps(answer.get("placements"))
     if answer.get(Column.IS_FALLBACK):
         shot.fallback = answer.get(Column.FALLBACK_REASON) or ""
 

@@ -14,6 +14,7 @@ from cacs_ray.promises.deaths import decision_log, replica_death
 from cacs_ray.promises.report import write_report
 from cacs_ray.promises.service import Plan
 from cacs_ray.promises.survival import hostile
+from cacs_ray.promises.swaps import swap
 from cacs_ray.promises.under_load import cancellation, load_held, overload
 from cacs_ray.promises.verdict import Outcome, lines
 
@@ -31,6 +32,7 @@ PROMISES: Final[Mapping[str, Promise]] = {
     "log": decision_log,
     "stages": stage_fails,
     "death": replica_death,
+    "swap": swap,
 }
 """What `--only` may name, in an order in which none disturbs the next."""
 

@@ -3,10 +3,11 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -64,6 +65,10 @@ class Service:
         """What was measured, in words."""
         kind = "fused" if self.plan.is_fused else "composed"
         return f"{self.bodies.shape}, {kind} graph"
+
+    def with_bodies(self, bodies: JsonBodies) -> "Service":
+        """Return the same service, asked other requests."""
+        return replace(self, bodies=bodies)
 
     def target(self, base: str | None = None, **headers: str) -> Target:
         """Return the route that decides.
@@ -141,22 +146,28 @@ class Service:
 
 
 @contextmanager
-def serving(plan: Plan, name: str, *, is_faulty: bool = False) -> Iterator[Service]:
+def serving(
+    plan: Plan,
+    name: str,
+    *,
+    is_faulty: bool = False,
+    args: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Service]:
     """Start the service, or one whose stages can be told to fail."""
     out = plan.out / name
     out.mkdir(parents=True, exist_ok=True)
-    args: dict[str, Any] = {"fused": plan.is_fused}
+    told: dict[str, Any] = {"fused": plan.is_fused, **args}
     fault_file = None
     if is_faulty:
         fault_file = out / "fault.json"
         fault_file.write_text("{}")
-        args["fault_file"] = str(fault_file)
+        told["fault_file"] = str(fault_file)
     with serve_graph(
         out,
         str(plan.bundle),
         0,
         import_path=_FAULTY_GRAPH if is_faulty else None,
-        args=args,
+        args=told,
     ) as graph:
         yield Service(graph, bundle_bodies(plan.bundle), plan, fault_file)
 

@@ -16,6 +16,7 @@ USUAL = {
     "answered_as": "r1",
     "fallback": None,
     "error": None,
+    "placements": None,
 }
 
 

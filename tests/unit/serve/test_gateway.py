@@ -132,11 +132,11 @@ def test_with_both_stages_stuck_the_answer_still_keeps_the_deadline(
     service = make_service(budget_s=30.0)
     service.selector.is_stuck = service.ranker.is_stuck = True
 
-    response = service.send(page_view, headers={"x-request-timeout-ms": "40"})
+    response = service.send(page_view, headers={"x-request-timeout-ms": "300"})
 
     assert response.json()["fallback_reason"] == "selector_late,ranker_late"
-    # 0.6 of 40 ms, then 0.6 of the rest.
-    assert _milliseconds(response, "selector") < 40
+    # 0.6 of 300 ms, then 0.6 of the rest.
+    assert _milliseconds(response, "selector") < 300
 
 
 def test_nothing_keeps_running_after_the_deadline(make_service, page_view):
