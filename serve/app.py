@@ -22,6 +22,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from cacs_ray.data.dataset import read_dataset
 from cacs_ray.errors import InputError
 from cacs_ray.manifest import read_manifest
 from serve.admin import Admin
@@ -31,11 +32,14 @@ from serve.board import Entry, ReleaseBoard
 from serve.clicks import Clicks, FirstPlaces
 from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
+from serve.display import open_dataset
+from serve.evidence import EvidenceSource
 from serve.follower import Follower, open_registry
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import Holder
 from serve.http import create_http
 from serve.metrics import Metrics
+from serve.page import PageSource
 from serve.ranker import Ranker
 from serve.records import configure_records
 from serve.release import LoadRelease, load_release
@@ -98,10 +102,16 @@ class HttpGateway:
         )
         root = None if args.releases is None else Path(args.releases)
         self._admin = Admin(wiring.board, root, _admin_token(args))
+        self._page = PageSource(
+            open_dataset(args.dataset),
+            EvidenceSource(args.decision_log, args.click_log),
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; built here because routes cannot be pickled."""
-        return create_http(self._gateway, clicks=self._clicks, admin=self._admin)
+        return create_http(
+            self._gateway, clicks=self._clicks, admin=self._admin, page=self._page
+        )
 
     def __del__(self) -> None:
         # Serve calls this when a replica has answered its last request.
@@ -147,7 +157,7 @@ def build_app(args: AppArgs) -> Application:
     kept = {
         name: str(Path(value).resolve())
         for name in (
-            *("bundle", "releases", "controls"),
+            *("bundle", "releases", "controls", "dataset"),
             *("decision_log", "click_log", "shadow_log"),
         )
         if (value := getattr(args, name)) is not None
@@ -156,6 +166,8 @@ def build_app(args: AppArgs) -> Application:
         load_release(kept["bundle"])
         if args.controls is not None:
             read_controls(args.controls)
+        if args.dataset is not None:
+            read_dataset(args.dataset)
         beside = {path: _bundle_id(path) for path in _beside(args)}
         live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
     except InputError as error:

@@ -25,6 +25,9 @@ class AppArgs(Config):
     """Directory of the click log; without it clicks are not taken."""
     shadow_log: str | None = None
     """Directory of the shadow's decisions; without it they are only counted."""
+    dataset: str | None = None
+    """Directory of a dataset.yaml: titles, pictures and logged requests for the
+    pages; without it creatives are drawn and named by their ids."""
     num_slots: int = Field(default=3, ge=1, le=100)
     """Places on a page, unless a request says."""
     epsilon: float = Field(default=0.0, ge=0, le=1)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic.json_schema import models_json_schema
 
 from cacs_ray import __version__
@@ -30,6 +30,7 @@ from serve.decided import Decided
 from serve.docs_page import docs_page
 from serve.gateway import Gateway, Question
 from serve.observe import Observe
+from serve.page import PageSource, add_page
 from serve.records import record_access
 
 _PROBLEM_STATUSES: dict[int | str, dict[str, Any]] = {
@@ -41,7 +42,11 @@ _Order = Annotated[
 
 
 def create_http(
-    gateway: Gateway, *, clicks: Clicks | None = None, admin: Admin | None = None
+    gateway: Gateway,
+    *,
+    clicks: Clicks | None = None,
+    admin: Admin | None = None,
+    page: PageSource | None = None,
 ) -> FastAPI:
     """Return the service's HTTP application around a gateway."""
     http = FastAPI(
@@ -59,6 +64,7 @@ def create_http(
         add_admin(http, admin)
     _add_operations(http, gateway)
     _add_documents(http, gateway)
+    add_page(http, gateway, page or PageSource())
     http.add_exception_handler(RefusalError, refuse)
     http.add_exception_handler(RequestValidationError, refuse_parameters)
     http.add_middleware(Observe, metrics=gateway.metrics)
@@ -208,10 +214,6 @@ def _add_documents(http: FastAPI, gateway: Gateway) -> None:
             mode="json", exclude_defaults=True
         )
         return HTMLResponse(docs_page(described(), release.bundle_id, example))
-
-    @http.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")
 
 
 def _body(model: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from serve.arms import LIVE, Arm, Arms
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.http import create_http
+from serve.page import PageSource
 from serve.release import Release
 from serve.stage import StageAnswer, Stages
 
@@ -89,11 +90,12 @@ class Service:
     selector: Stage
     teacher: Stage
     ranker: Stage
+    page: PageSource | None = None
 
     def send(self, body, *, path="/v1/decide", method="POST", headers=None):
         async def ask():
             transport = httpx.ASGITransport(
-                create_http(self.gateway), raise_app_exceptions=False
+                create_http(self.gateway, page=self.page), raise_app_exceptions=False
             )
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://serve"
