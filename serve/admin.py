@@ -13,8 +13,11 @@ from cacs_ray.manifest import read_manifest
 from serve.api import ProblemReport, ReleaseRequest, ReleaseState
 from serve.board import Board, Entry, ReleaseBoard
 from serve.body import JSON, RefusalError, read_model
+from serve.holder import POLL_S
 
 _POLL_S = 0.1
+# After so long every gateway has looked at the board: who reads "live" can rely on it.
+_FOLLOWED_S = POLL_S + 0.1
 _STATUSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemReport} for status in (401, 403, 404, 409, 413, 415, 422)
 }
@@ -80,6 +83,7 @@ class Admin:
             entry: Entry = await asyncio.to_thread(self._board.roll_back)
         except InputError as error:
             raise RefusalError.of(error, 409) from error
+        await asyncio.sleep(_FOLLOWED_S)
         return self.state(entry.bundle_id)
 
     async def _watch(self, bundle_id: str, wait_s: float) -> ReleaseState:
@@ -89,6 +93,8 @@ class Admin:
             if loop.time() >= end:
                 break
             await asyncio.sleep(_POLL_S)
+        if state.status == "live":
+            await asyncio.sleep(_FOLLOWED_S)
         return state
 
     def state(self, bundle_id: str | None = None) -> ReleaseState:

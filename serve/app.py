@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,16 @@ from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
 from serve.board import Entry, ReleaseBoard
-from serve.clicks import Clicks
+from serve.clicks import Clicks, FirstPlaces
+from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
 from serve.follower import Follower, open_registry
-from serve.gateway import Gateway, Logs, ServedRelease
+from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import Holder
 from serve.http import create_http
 from serve.metrics import Metrics
 from serve.ranker import Ranker
+from serve.records import configure_records
 from serve.release import LoadRelease, load_release
 from serve.selector import Selector
 from serve.stage import (
@@ -73,19 +75,24 @@ class HttpGateway:
         *handles: Handle,
     ) -> None:
         args, metrics = wiring.args, Metrics()
+        places = FirstPlaces() if args.click_log else None
+        configure_records(has_access=args.access_log)
         self._releases = Holder(
             wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
         )
         self._gateway = Gateway(
             self._releases,
             _remote_stages(*handles) if handles else self._fused(),
-            make_arms(args.experiment, args.settings, wiring.bundle_ids),
-            budget_s=args.budget_ms / 1e3,
-            logs=_logs(wiring, metrics),
+            Rules(
+                make_arms(args.experiment, args.settings, wiring.bundle_ids),
+                args.budget_ms / 1e3,
+                ControlsFile(args.controls) if args.controls else None,
+            ),
+            logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
         )
         self._clicks = (
-            Clicks(ClickLog(args.click_log, metrics), metrics)
+            Clicks(ClickLog(args.click_log, metrics), metrics, places)
             if args.click_log
             else None
         )
@@ -119,6 +126,7 @@ class SelectorReplica(Selector):
     """A selector that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
+        configure_records()
         super().__init__(Holder(wiring.board, "selector", _stage_loader(wiring)))
 
 
@@ -126,6 +134,7 @@ class RankerReplica(Ranker):
     """A ranker that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
+        configure_records()
         super().__init__(Holder(wiring.board, "ranker", _stage_loader(wiring)))
 
 
@@ -137,11 +146,16 @@ def build_app(args: AppArgs) -> Application:
     """
     kept = {
         name: str(Path(value).resolve())
-        for name in ("bundle", "decision_log", "click_log", "shadow_log", "releases")
+        for name in (
+            *("bundle", "releases", "controls"),
+            *("decision_log", "click_log", "shadow_log"),
+        )
         if (value := getattr(args, name)) is not None
     }
     try:
         load_release(kept["bundle"])
+        if args.controls is not None:
+            read_controls(args.controls)
         beside = {path: _bundle_id(path) for path in _beside(args)}
         live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
     except InputError as error:

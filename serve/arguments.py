@@ -1,5 +1,7 @@
 """What may be configured about the service."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from cacs_ray.config import Config
@@ -29,8 +31,13 @@ class AppArgs(Config):
     """Share of uniform choice, see `DecisionSettings`."""
     policy: PolicyName = "cacs"
     """How creatives are chosen and when."""
+    thompson_prior: Literal["log", "content"] = "log"
+    """Where the policy `thompson` starts from, see `DecisionSettings`."""
     reserve_micros: int = Field(default=1, ge=1)
     """Least price of a click."""
+    controls: str | None = None
+    """YAML file of pins, exclusions, schedules and caps (`Controls`), read again when
+    it changes."""
     state: str | None = None
     """Directory of the release board, which all nodes see; null = a temporary one,
     so that a service that starts again begins with `bundle`."""
@@ -43,6 +50,8 @@ class AppArgs(Config):
     """Registered model of MLflow whose champion is followed; null = nobody's."""
     tracking_uri: str | None = None
     """MLflow, as for `Tracker.open`."""
+    access_log: bool = False
+    """One structured record for each decided request, in the replica's log."""
     experiment: ExperimentArgs = ExperimentArgs()
     """Arms and shadow."""
 
@@ -53,5 +62,6 @@ class AppArgs(Config):
             policy=self.policy,
             num_slots=self.num_slots,
             epsilon=self.epsilon,
+            thompson_prior=self.thompson_prior,
             reserve_micros=self.reserve_micros,
         )

@@ -13,6 +13,7 @@ are alive hold it. One that refuses it takes it off the board, with its reason.
 """
 
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,13 @@ class Entry(Config):
 
     bundle_id: str
     path: str
+    offer: str = ""
+    """Tells this offer from an earlier one of the same bundle."""
+
+    @property
+    def ticket(self) -> str:
+        """Unique for each offer."""
+        return f"{self.bundle_id}{self.offer}"
 
 
 class Refusal(Config):
@@ -89,7 +97,7 @@ class Held(Config):
     kind: ReplicaKind
     held: tuple[str, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
-    """Bundle id -> why this replica cannot hold it."""
+    """Ticket -> why this replica cannot hold that bundle."""
 
 
 class ReleaseBoard:
@@ -143,7 +151,9 @@ class ReleaseBoard:
         """
         root = Path(path).resolve()
         bundle_id = str(verify_bundle(root)["bundle_id"])
-        entry = Entry(bundle_id=bundle_id, path=str(root))
+        entry = Entry(
+            bundle_id=bundle_id, path=str(root), offer=f"-{uuid.uuid4().hex[:8]}"
+        )
         with self._locked():
             board = self.read()
             if board.live.bundle_id == bundle_id:
@@ -212,7 +222,7 @@ class ReleaseBoard:
                 return board
             bundle_id = board.next.bundle_id
             replicas = list(self._alive())
-            reason = _refusal(replicas, bundle_id)
+            reason = _refusal(replicas, board.next.ticket)
             if reason is None and time.time() - board.next_since_s > NEXT_S:
                 missing = [
                     kind for kind, held in replicas if bundle_id not in held.held
@@ -278,10 +288,10 @@ class ReleaseBoard:
             yield
 
 
-def _refusal(replicas: list[tuple[ReplicaKind, Held]], bundle_id: str) -> str | None:
+def _refusal(replicas: list[tuple[ReplicaKind, Held]], ticket: str) -> str | None:
     for kind, held in replicas:
-        if bundle_id in held.refused:
-            return f"{kind}: {held.refused[bundle_id]}"
+        if ticket in held.refused:
+            return f"{kind}: {held.refused[ticket]}"
     return None
 
 

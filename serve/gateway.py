@@ -18,10 +18,13 @@ from cacs_ray.answers.prepare import PreparedRequests, prepare_requests
 from cacs_ray.answers.table import DecisionOrigin
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
+from cacs_ray.decision.controls import ControlRows
 from cacs_ray.errors import InputError
 from cacs_ray.schema import REQUESTS, Column, PolicyName
 from serve.api import MAX_CREATIVES, DecideRequest
 from serve.arms import Arms
+from serve.clicks import FirstPlaces
+from serve.controls_file import ControlsFile
 from serve.decided import Decided
 from serve.decision_log import DecisionLog, RowLog
 from serve.holder import Holds
@@ -75,6 +78,19 @@ class Logs:
     shadow_release: str | None = None
     """Bundle that decides too and answers nobody."""
     shadow: RowLog | None = None
+    first_places: FirstPlaces | None = None
+    """Remembers what was shown, where clicks come back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is configured about every request."""
+
+    arms: Arms
+    budget_s: float
+    """Time to answer in, unless a request brings its own."""
+    controls: ControlsFile | None = None
+    """What the operator says about creatives."""
 
 
 class Gateway:
@@ -84,9 +100,8 @@ class Gateway:
         self,
         releases: Holds[ServedRelease],
         stages: Stages,
-        arms: Arms,
+        rules: Rules,
         *,
-        budget_s: float,
         logs: Logs | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -96,10 +111,10 @@ class Gateway:
             lambda: (self.release.bundle_id, tuple(releases.held))
         )
         self._stages = stages
-        self._arms = arms
-        self._budget_s = budget_s
+        self._rules = rules
         logs = logs or Logs()
         self._log = logs.decisions
+        self._first_places = logs.first_places
         self._tokens = itertools.count()
         self._token = uuid.uuid4().hex[:12]
         self._health: tuple[float, str | None] = (-np.inf, None)
@@ -130,6 +145,10 @@ class Gateway:
             self._log.append(decided)
         if self._shadow is not None:
             self._shadow.follow(request)
+        if self._first_places is not None:
+            for ad in np.flatnonzero(decided.decisions.slot == 0):
+                ad_id = decided.prepared.candidates.ad_ids[ad]
+                self._first_places.remember(request.request_id, ad_id)
         return decided
 
     async def preview(self, request: DecideRequest, question: Question) -> Decided:
@@ -171,7 +190,7 @@ class Gateway:
         # By the live arm and its own policy: what most users get.
         question = Question(
             budget_s=_HEALTH_BUDGET_S,
-            order=self._arms.live.settings.policy,
+            order=self._rules.arms.live.settings.policy,
             release=self.release.bundle_id,
         )
         decided = await self._decide(golden, question)
@@ -181,11 +200,13 @@ class Gateway:
 
     async def _decide(self, request: DecideRequest, question: Question) -> Decided:
         started = perf_counter()
-        budget_s = question.budget_s or self._budget_s
+        budget_s = question.budget_s or self._rules.budget_s
         deadline_s = asyncio.get_running_loop().time() + budget_s
         served, settings = self._answering(request, question)
         page = _page(served.release, request, f"{self._token}-{next(self._tokens)}")
-        prepared = prepare(served.release, request, page)
+        said = self._rules.controls
+        controls = None if said is None else said.rows(served.release)
+        prepared = prepare(served.release, request, page, controls)
         candidates = prepared.candidates
         scorers = RemoteScorers(
             self._stages,
@@ -217,7 +238,7 @@ class Gateway:
         self, request: DecideRequest, question: Question
     ) -> tuple[ServedRelease, DecisionSettings]:
         """Return the release that answers from end to end, and by which settings."""
-        arm = self._arms.of(request.user_id, request.request_id)
+        arm = self._rules.arms.of(request.user_id, request.request_id)
         served = None if arm.release is None else self.releases.get(arm.release)
         if question.release is not None:
             served = self.releases.get(question.release)
@@ -237,7 +258,10 @@ class Gateway:
 
 
 def prepare(
-    release: Release, request: DecideRequest, page: PageView
+    release: Release,
+    request: DecideRequest,
+    page: PageView,
+    controls: ControlRows | None = None,
 ) -> PreparedRequests:
     """Apply the rules of asking that need no model.
 
@@ -245,7 +269,9 @@ def prepare(
         InputError: the ads have too many live creatives together.
     """
     prepared = prepare_requests(
-        release.catalogue, _asked_table(request, page, release.columns)
+        release.catalogue,
+        _asked_table(request, page, release.columns),
+        controls=controls,
     )
     if prepared.candidates.mask.sum() > MAX_CREATIVES:
         raise InputError(

@@ -110,7 +110,8 @@ class Holder(Generic[Thing]):
         }
         # Replaced whole: a request that reads it now sees one or the other.
         self._things = kept
-        self._refused = {k: v for k, v in self._refused.items() if k in board.entries}
+        tickets = {entry.ticket for entry in board.entries.values()}
+        self._refused = {k: v for k, v in self._refused.items() if k in tickets}
         held = Held(kind=self._kind, held=tuple(kept), refused=self._refused)
         if held == self._said:
             self._board.touch(self._kind, self._token)
@@ -126,13 +127,13 @@ class Holder(Generic[Thing]):
         self._board.leave(self._kind, self._token)
 
     def _take(self, entry: Entry) -> None:
-        if entry.bundle_id in self._things or entry.bundle_id in self._refused:
+        if entry.bundle_id in self._things or entry.ticket in self._refused:
             return
         try:
             thing = self._load(entry.path)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one serves on
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            self._refused[entry.bundle_id] = f"{kind}{error}"
+            self._refused[entry.ticket] = f"{kind}{error}"
             _logger.warning("release %s refused: %s", entry.bundle_id, error)
         else:
             self._things = {**self._things, entry.bundle_id: thing}

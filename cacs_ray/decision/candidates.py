@@ -28,6 +28,11 @@ class Candidates:
     At least one per ad."""
     pinned: np.ndarray
     """int32 [A]: the catalogue row that must be shown, or 0."""
+    max_share: np.ndarray | None = None
+    """float64 [A, C]: bound of each creative's probability, in (0, 1]; None = 1."""
+    max_exploration: np.ndarray | None = None
+    """float64 [A]: bound of the probability of another creative than the best one;
+    None = 1."""
 
     @property
     def mask(self) -> np.ndarray:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,6 +32,9 @@ class DecisionSettings(Config):
     """Places per request."""
     epsilon: float = Field(default=0.0, ge=0, le=1)
     """Share of uniform choice in the policies that follow a score."""
+    thompson_prior: Literal["log", "content"] = "log"
+    """Beta prior of the policy `thompson`: the same for all creatives, as fitted on
+    the log, or moved by the selector's score, see `creative_policy.content_prior`."""
     reserve_micros: int = Field(default=1, ge=1)
     """Least price of a click; an ad that bids less is not shown."""
 
@@ -194,24 +197,28 @@ async def _select_first(
 
 
 async def _select_thompson(
-    candidates: Candidates,
-    scorers: Scorers,
-    settings: DecisionSettings,  # noqa: ARG001 - it explores by itself
+    candidates: Candidates, scorers: Scorers, settings: DecisionSettings
 ) -> _Selection:
     mask = candidates.mask
     counts = tuple(
         _checked_scores(column, mask, candidates, "counts")
         for column in await scorers.counts(candidates)
     )
+    fitted = scorers.prior()
+    alpha, beta = np.full(mask.shape, fitted[0]), np.full(mask.shape, fitted[1])
+    if settings.thompson_prior == "content":
+        scores = await scorers.selector_scores(candidates)
+        scores = _checked_scores(scores, mask, candidates, "selector")
+        alpha, beta = creative_policy.content_prior(scores, mask, fitted)
     probabilities = np.zeros(mask.shape)
     generators = creative_policy.request_generators(
         candidates.request_ids, purpose="posterior"
     )
     for ads, rng in zip(_ads_by_request(candidates), generators, strict=True):
         probabilities[ads] = creative_policy.thompson_probabilities(
-            counts[0][ads], counts[1][ads], mask[ads], scorers.prior(), rng
+            counts[0][ads], counts[1][ads], mask[ads], (alpha[ads], beta[ads]), rng
         )
-    return _choose(candidates, probabilities)
+    return _choose(candidates, _explored(candidates, probabilities))
 
 
 def _choose_best(
@@ -221,7 +228,14 @@ def _choose_best(
     probabilities = creative_policy.epsilon_greedy_probabilities(
         scores, candidates.mask, epsilon
     )
-    return _choose(candidates, probabilities, scores)
+    return _choose(candidates, _explored(candidates, probabilities), scores)
+
+
+def _explored(candidates: Candidates, probabilities: np.ndarray) -> np.ndarray:
+    """Bound how much is explored, where the operator says so."""
+    if candidates.max_exploration is None:
+        return probabilities
+    return creative_policy.cap_exploration(probabilities, candidates.max_exploration)
 
 
 def _choose(
@@ -232,8 +246,15 @@ def _choose(
     """Draw one creative per ad; pins come before the choice."""
     if scores is None:
         scores = np.full(probabilities.shape, np.nan)
+    if candidates.max_share is not None:
+        probabilities = creative_policy.cap_shares(
+            probabilities, candidates.max_share, candidates.mask
+        )
     lists, pinned = candidates.creative_lists, candidates.pinned
-    choice = creative_policy.draw_choice(probabilities, _uniforms(candidates))
+    # Nothing is drawn where nothing is left to chance: the draw would not matter.
+    is_certain = bool(((probabilities == 0) | (probabilities == 1)).all())
+    uniforms = np.zeros(len(lists)) if is_certain else _uniforms(candidates)
+    choice = creative_policy.draw_choice(probabilities, uniforms)
     ads = np.arange(len(lists))
     is_pinned = pinned > 0
     in_list = lists == pinned[:, None]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -148,6 +149,35 @@ def curves_plot(stage: str, records: Sequence[Branch]) -> str:
             axes.set_visible(False)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3)
+        return _svg(figure)
+
+
+def sequence_plot(curve: Branch, label: str, scale: float = 1.0) -> str:
+    """Draw a difference over the looks of a test with its interval; 0 is marked.
+
+    Args:
+        curve: lists `ts_us`, `difference`, `low`, `high`; nulls are left out.
+        label: of the vertical axis.
+        scale: values are multiplied with it.
+    """
+    times = np.array(curve["ts_us"], "datetime64[us]")
+    value, low, high = (
+        np.array([np.nan if v is None else v for v in curve[name]], float) * scale
+        for name in ("difference", "low", "high")
+    )
+    is_known = np.isfinite(low) & np.isfinite(high)
+    style = {**_STYLE, "svg.hashsalt": label, "date.converter": "concise"}
+    with mpl.rc_context(style):
+        figure, axes = _canvas(7.2, 2.6)
+        blue = COLOURS["cacs"]
+        axes.fill_between(
+            times, low, high, where=is_known.tolist(), color=blue, alpha=0.16, lw=0
+        )
+        known = np.where(is_known, value, np.nan)
+        marker = "o" if is_known.sum() < 40 else ""
+        axes.plot(times, known, color=blue, lw=1.6, marker=marker, markersize=3)
+        axes.axhline(0, color="#6b7680", linewidth=0.9, linestyle="--")
+        axes.set_ylabel(label)
         return _svg(figure)
 
 

@@ -51,6 +51,19 @@ def plain_report(value: Any) -> Any:  # noqa: ANN401 - any tree of report values
 def render_report(report: Report) -> str:
     """Return the page of a report; sections without figures are left out."""
     plain = plain_report(report)
+    environment = page_environment()
+    page: str = environment.get_template("report.html").render(
+        report=plain,
+        buckets=BUCKETS,
+        order=tuple(figures.COLOURS),
+        plots=_plots(plain),
+        step_times=_step_times(plain),
+    )
+    return page
+
+
+def page_environment() -> jinja2.Environment:
+    """Return what renders the pages of this directory, with filters for figures."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -66,14 +79,7 @@ def render_report(report: Report) -> str:
         money=_money,
         short=_short,
     )
-    page: str = environment.get_template("report.html").render(
-        report=plain,
-        buckets=BUCKETS,
-        order=tuple(figures.COLOURS),
-        plots=_plots(plain),
-        step_times=_step_times(plain),
-    )
-    return page
+    return environment
 
 
 def write_report(report: Report, path: str | Path) -> None:

@@ -162,9 +162,16 @@ def serve_graph(
     config["http_options"]["port"] = port
     application = config["applications"][0]
     application["import_path"] = import_path or application["import_path"]
+    for one in application["deployments"]:
+        # This machine is all there is.
+        del one["autoscaling_config"]
+        one["num_replicas"] = 1
     application["args"] |= {
         "bundle": bundle,
+        "state": str(out / "state"),
+        "releases": str(Path(bundle).parent),
         "decision_log": str(out / "decisions"),
+        "click_log": str(out / "clicks"),
         # Two cores also run the client and everything else here.
         "budget_ms": 1000,
         **args,

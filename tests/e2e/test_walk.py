@@ -19,33 +19,13 @@ from cacs_ray.recipes.stages import STAGES
 from cacs_ray.schema import DECISIONS, POLICIES
 from cacs_ray.tracking.store import open_client
 from jobs import cycle, decide, evaluate, refresh, simulate
+from tests.e2e.conftest import cycle_arguments
 
 NUM_ROWS = 200
 
 
 def last_line(capsys):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def walk(ray_local, tmp_path_factory):
-    """A smoke market and its run, made once."""
-    root = tmp_path_factory.mktemp("walk")
-    market = root / "market"
-    sizes = ["--set", "traffic.num_impressions=6000"]
-    assert simulate.main(["--out", str(market), "--recipe", "smoke", *sizes]) == 0
-    assert cycle.main(cycle_arguments(root)) == 0
-    return root
-
-
-def cycle_arguments(root):
-    return [
-        "--logs", str(root / "market"),
-        "--out", str(root / "run"),
-        "--recipe", "smoke",
-        "--tracking-uri", f"sqlite:///{root}/mlflow.db",
-        "--set", "features.text_encoder=hashed-ngrams",
-    ]  # fmt: skip
 
 
 def test_the_run_leaves_what_the_contract_names(walk):

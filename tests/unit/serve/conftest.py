@@ -17,7 +17,7 @@ from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
 from serve.arms import LIVE, Arm, Arms
-from serve.gateway import Gateway, Logs, ServedRelease
+from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.http import create_http
 from serve.release import Release
@@ -116,16 +116,23 @@ def release():
 
 @pytest.fixture
 def make_service(release):
-    def make(*, budget_s=5.0, log=None, metrics=None, arms=(), shadow=None, **settings):
+    def make(*, budget_s=5.0, log=None, shadow=None, rules=None, **settings):
         stages = SimpleNamespace(
             selector=Stage(SCORES), teacher=Stage(SCORES), ranker=Stage(PCTR)
         )
+        held = settings.pop("held", None) or OneRelease("r1", ServedRelease(release))
+        metrics = settings.pop("metrics", None)
         live = Arm(LIVE, None, DecisionSettings(**{"num_slots": 2, **settings}))
         gateway = Gateway(
-            OneRelease("r1", ServedRelease(release)),
+            held,
             Stages(stages.selector, stages.teacher, stages.ranker),
-            Arms("arms", arms, live),
-            budget_s=budget_s,
+            Rules(
+                **{
+                    "arms": Arms("arms", [], live),
+                    "budget_s": budget_s,
+                    **(rules or {}),
+                }
+            ),
             logs=Logs(log, **(shadow or {})),
             metrics=metrics,
         )

@@ -59,7 +59,7 @@ def test_explaining_lists_every_candidate_shown_or_not(make_service, page_view):
 def test_a_broken_selector_is_replaced_by_the_popular_creative(
     make_service, page_view, fault, how
 ):
-    service = make_service(budget_s=0.2)
+    service = make_service(budget_s=0.6)
     for name, value in fault.items():
         setattr(service.selector, name, value)
 
@@ -86,7 +86,7 @@ def test_a_broken_selector_is_replaced_by_the_popular_creative(
 def test_a_broken_ranker_is_replaced_by_the_smoothed_ctr(
     make_service, page_view, fault, how
 ):
-    service = make_service(budget_s=0.2)
+    service = make_service(budget_s=0.6)
     for name, value in fault.items():
         setattr(service.ranker, name, value)
 
