@@ -24,6 +24,8 @@ _RATE: Final = 5.0
 """Low: what is shown is the answer, not how much of it there is."""
 _NUM_SAMPLES: Final = 200
 _SMALL_ADS: Final = 3
+_PATIENCE: Final = 4.0
+"""Times what the requests should take, after which they end unsent."""
 
 
 def stage_fails(bench: Bench) -> Outcome:
@@ -92,7 +94,10 @@ def _weighed(service: Service, bench: Bench, name: str, count: int) -> Verdict:
     seconds = count / max(rate, 1.0)
     with _weighing(service, seconds / _NUM_SAMPLES) as series:
         _, shots = measure_capacity(
-            service.target(), duration_s=seconds, name=bench.name(name)
+            service.target(),
+            duration_s=_PATIENCE * seconds,
+            most=count,
+            name=bench.name(name),
         )
     keep_series(bench.plan, name, series)
     return judge_memory(series, shots.height)

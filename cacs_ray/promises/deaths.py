@@ -3,6 +3,7 @@
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,27 +15,35 @@ from cacs_ray.promises.fault_proxy import Fault, fault_proxy
 from cacs_ray.promises.judges import OK, judge_log, judge_tries
 from cacs_ray.promises.load import LoadLimits, run_load
 from cacs_ray.promises.processes import Actor, killing
-from cacs_ray.promises.service import NOMINAL_SHARE, Service, keep
+from cacs_ray.promises.service import NOMINAL_SHARE, Service, keep, serving
 from cacs_ray.promises.verdict import Outcome, Verdict
 from cacs_ray.schema import Column
 
 _KILL_EVERY_S: Final = 10.0
+_NUM_REPLICAS: Final = 2
+_RETRY_S: Final = 1.0
+"""What the service asks for in Retry-After."""
 _FLUSHED_S: Final = 6.0
 """Decisions wait two seconds for the disk; a busy machine takes longer."""
 
 
 def replica_death(bench: Bench) -> Outcome:
-    """A random replica or proxy is killed every ten seconds."""
-    service, plan = bench.plain(), bench.plan
-    num_actors = len(service.actors())
+    """A random replica or proxy is killed every ten seconds.
+
+    Every deployment has two replicas: one that is alone cannot be missed.
+    """
+    with serving(bench.plan, "deaths", num_replicas=_NUM_REPLICAS) as service:
+        return _killed(bench, service)
+
+
+def _killed(bench: Bench, service: Service) -> Outcome:
+    plan, num_actors = bench.plan, len(service.actors())
     rate = NOMINAL_SHARE * service.capacity()
     seconds = plan.seconds(300, least=2.5 * _KILL_EVERY_S)
+    limits = LoadLimits(name=bench.name("death"), num_retries=1, retry_pause_s=_RETRY_S)
     with killing(service.actors, _KILL_EVERY_S) as killed:
-        shots = run_load(
-            service.target(),
-            poisson_arrivals(rate, seconds, seed=4),
-            LoadLimits(name=bench.name("death"), num_retries=1),
-        )
+        arrivals = poisson_arrivals(rate, seconds, seed=4)
+        shots = run_load(service.target(), arrivals, limits)
     keep(plan, "replica-death", shots)
     again_s = service.wait_until_whole(num_actors)
     fault = Fault(share=0.05, is_cut=True)
@@ -42,12 +51,13 @@ def replica_death(bench: Bench) -> Outcome:
         control = run_load(
             service.target(spoilt),
             poisson_arrivals(rate, max(seconds / 10, 200 / rate), seed=5),
-            LoadLimits(name=bench.name("death-control"), num_retries=1),
+            replace(limits, name=bench.name("death-control")),
         )
     return Outcome(
         "replica death",
-        f"{rate:.1f}/s for {seconds:.0f} s, {killed} by SIGKILL every "
-        f"{_KILL_EVERY_S:g} s, whole again after {again_s:.1f} s; {service.setting}",
+        f"{rate:.1f}/s for {seconds:.0f} s, {_NUM_REPLICAS} replicas each, {killed} by "
+        f"SIGKILL every {_KILL_EVERY_S:g} s, retry after {_RETRY_S:g} s, whole again "
+        f"after {again_s:.1f} s; {service.setting}",
         tuple(judge_tries(shots, str(killed))),
         tuple(judge_tries(control, "")),
         "a proxy that cuts 5 % of the connections",
@@ -89,8 +99,8 @@ def _logged_run(
     def gateways() -> list[Actor]:
         return [a for a in service.actors() if how and a.name == "Gateway"]
 
-    # Half way through, and not a second time.
-    with killing(gateways, 0.55 * seconds, how=how or signal.SIGTERM) as ended:
+    way = how or signal.SIGTERM
+    with killing(gateways, seconds / 2, how=way, most=1) as ended:
         shots = run_load(
             service.target(),
             poisson_arrivals(rate, seconds, seed=6),

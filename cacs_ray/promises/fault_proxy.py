@@ -6,6 +6,7 @@ not have failed before.
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,9 @@ def fault_proxy(upstream: str, fault: Fault) -> Iterator[str]:
             application = web.Application(client_max_size=_MAX_BODY_BYTES)
             spoil = _Spoiler(upstream, fault, session)
             application.router.add_route("*", "/{path:.*}", spoil.handle)
-            runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+            runner = web.AppRunner(
+                application, access_log=None, logger=_silent(), shutdown_timeout=1.0
+            )
             await runner.setup()
             await web.TCPSite(runner, LOOPBACK, port).start()
             ready.set()
@@ -85,6 +88,13 @@ def fault_proxy(upstream: str, fault: Fault) -> Iterator[str]:
     finally:
         stop.set()
         thread.join(timeout=_START_TIMEOUT_S)
+
+
+def _silent() -> logging.Logger:
+    """Return a logger for requests that cannot be parsed: some are meant to be so."""
+    logger = logging.getLogger(__name__)
+    logger.setLevel(logging.CRITICAL)
+    return logger
 
 
 class _Spoiler:

@@ -35,7 +35,7 @@ def hostile_envelopes(ad_id: str) -> list[HostileRequest]:
     good = json.dumps({Column.REQUEST_ID: "hostile", "candidates": [asked]}).encode()
 
     def headed(name: str, **headers: str) -> HostileRequest:
-        pairs = {"content-type": JSON, **headers}
+        pairs = {"content_type": JSON, **headers}
         named = tuple((key.replace("_", "-"), pairs[key]) for key in pairs)
         return HostileRequest(name, good, headers=named)
 
@@ -46,6 +46,11 @@ def hostile_envelopes(ad_id: str) -> list[HostileRequest]:
         headed("gzip that is none", content_encoding="gzip"),
         headed("an encoding that nobody knows", content_encoding="br, zstd, x"),
         headed("another character set", content_type="application/json; charset=utf-7"),
+        HostileRequest(
+            "two content types",
+            good,
+            headers=(("content-type", JSON), ("content-type", "text/plain")),
+        ),
         headed("no time to answer", x_request_timeout_ms="0"),
         headed("time to answer NaN", x_request_timeout_ms="nan"),
         headed("time to answer 1e400", x_request_timeout_ms="1e400"),

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from cacs_ray.errors import InputError
+from cacs_ray.promises.arrivals import MAX_ARRIVALS
 from cacs_ray.schema import Column
 
 _LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -83,7 +84,9 @@ class LoadLimits:
     timeout_s: float = 10.0
     """From the scheduled arrival to the whole answer."""
     num_retries: int = 0
-    """Further tries of a request that failed, each at once."""
+    """Further tries of a request that failed."""
+    retry_pause_s: float = 0.0
+    """Before each of them; the service asks for 1 s in Retry-After."""
     hang_up_share: float = 0.0
     """Of the requests, drawn by `seed`: the client closes the connection early."""
     hang_up_after_s: float = 0.005
@@ -110,7 +113,12 @@ def run_load(
 
 
 def measure_capacity(
-    target: Target, *, duration_s: float, concurrency: int = 16, name: str = "capacity"
+    target: Target,
+    *,
+    duration_s: float,
+    concurrency: int = 16,
+    most: int = MAX_ARRIVALS,
+    name: str = "capacity",
 ) -> tuple[float, pl.DataFrame]:
     """Return what the service answers a second when always `concurrency` wait.
 
@@ -120,6 +128,7 @@ def measure_capacity(
         target: where to.
         duration_s: seconds, > 0.
         concurrency: requests that are open all the time, >= 1.
+        most: requests; when they are sent, the run ends before its time.
         name: begins the request ids.
 
     Returns:
@@ -127,7 +136,7 @@ def measure_capacity(
     """
     limits = LoadLimits(name=name)
     run = _Run(target, np.zeros(0), limits)
-    return asyncio.run(run.saturate(duration_s, concurrency))
+    return asyncio.run(run.saturate(duration_s, concurrency, most))
 
 
 @dataclass(slots=True)
@@ -179,13 +188,14 @@ class _Run:
         return _as_table(self._shots)
 
     async def saturate(
-        self, duration_s: float, concurrency: int
+        self, duration_s: float, concurrency: int, most: int
     ) -> tuple[float, pl.DataFrame]:
-        """Keep `concurrency` requests open for a time."""
+        """Keep `concurrency` requests open for a time, or until enough were sent."""
 
         async def loop(session: aiohttp.ClientSession) -> None:
             while (now_s := time.perf_counter() - self._started) < duration_s:
-                index = len(self._shots)
+                if (index := len(self._shots)) >= most:
+                    break
                 shot = _Shot(f"{self._limits.name}-{index}", now_s)
                 self._shots.append(shot)
                 await self._try(session, index, shot)
@@ -217,6 +227,8 @@ class _Run:
                 await self._hang_up(session, index, shot)
                 return
             for attempt in range(1 + self._limits.num_retries):
+                if attempt:
+                    await asyncio.sleep(self._limits.retry_pause_s)
                 await self._try(session, index, shot)
                 if attempt == 0:
                     shot.first_status = shot.status

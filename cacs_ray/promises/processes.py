@@ -81,6 +81,7 @@ def killing(
     every_s: float,
     *,
     how: signal.Signals = signal.SIGKILL,
+    most: int | None = None,
     seed: int = 0,
 ) -> Iterator[Killings]:
     """Kill a random one of some actors every so often, while the body runs.
@@ -89,6 +90,7 @@ def killing(
         find: returns who may be killed now.
         every_s: seconds between two killings; the first comes after as long.
         how: the signal.
+        most: killings; None = as many as there is time for.
         seed: of the choice.
 
     Yields:
@@ -98,6 +100,8 @@ def killing(
 
     def run() -> None:
         while not stop.wait(every_s):
+            if len(done.actors) == most:
+                return
             actors = find()
             if actors:
                 actor = rng.choice(actors)

@@ -151,6 +151,7 @@ def serving(
     name: str,
     *,
     is_faulty: bool = False,
+    num_replicas: int = 1,
     args: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Service]:
     """Start the service, or one whose stages can be told to fail."""
@@ -167,6 +168,7 @@ def serving(
         str(plan.bundle),
         0,
         import_path=_FAULTY_GRAPH if is_faulty else None,
+        num_replicas=num_replicas,
         args=told,
     ) as graph:
         yield Service(graph, bundle_bodies(plan.bundle), plan, fault_file)

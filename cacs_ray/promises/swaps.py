@@ -28,6 +28,7 @@ _SWAPS: Final = 20
 _NUM_BODIES: Final = 20
 """Different requests; the answer of each release to each of them is known."""
 _WAIT_S: Final = 120.0
+_POLL_S: Final = 0.3
 
 Answers = Mapping[str, Mapping[int, str]]
 """Bundle id -> index of the body -> placements as JSON."""
@@ -56,22 +57,42 @@ class Swapper:
         """Return to the release before, by one request."""
         self._note("roll back", self._post("rollback", {}), live=bundle_id)
 
-    def _post(self, route: str, body: dict[str, str]) -> dict[str, Any]:
-        answer = httpx.post(
-            f"{self.url}/admin/{route}",
-            json=body,
-            headers=self._headers,
-            timeout=_WAIT_S,
-        )
-        return dict(answer.json())
+    def _post(self, route: str, body: dict[str, str]) -> str:
+        """Ask until it is not shed like any other request; return the status."""
+        started = time.monotonic()
+        while True:
+            answer = httpx.post(
+                f"{self.url}/admin/{route}",
+                # Ray Serve ends a request before a load of weights ends.
+                params={"wait_s": 0} if route == "releases" else None,
+                json=body,
+                headers=self._headers,
+                timeout=_WAIT_S,
+            )
+            is_shed = answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            if not is_shed or time.monotonic() - started > _WAIT_S:
+                return f"{answer.status_code}"
+            time.sleep(1.0)
 
-    def _note(self, what: str, said: dict[str, Any], *, live: str) -> None:
-        state = httpx.get(
-            f"{self.url}/admin/releases", headers=self._headers, timeout=_WAIT_S
-        ).json()
+    def _note(self, what: str, said: str, *, live: str) -> None:
+        """Wait until nothing is on its way, then see whether the right one is live."""
+        started, state = time.monotonic(), self._state()
+        while state.get("next") is not None and time.monotonic() - started < _WAIT_S:
+            time.sleep(_POLL_S)
+            state = self._state()
+        seconds = time.monotonic() - started
         is_so = state.get("live") == live and state.get("next") is None
-        reason = said.get("reason") or said.get("error") or said.get("status")
-        self.outcomes.append((f"{what}: {reason}", is_so))
+        told = f"{what}: {said}, {seconds:.1f} s, {state.get('live')} live"
+        self.outcomes.append((told, is_so))
+
+    def _state(self) -> dict[str, Any]:
+        answer = httpx.get(
+            f"{self.url}/admin/releases", headers=self._headers, timeout=_WAIT_S
+        )
+        if answer.status_code == httpx.codes.OK:
+            return dict(answer.json())
+        # It may be shed like any other request: then nothing is known yet.
+        return {"next": f"unknown, status {answer.status_code}"}
 
     @property
     def _headers(self) -> dict[str, str]:

@@ -136,6 +136,7 @@ def serve_graph(
     port: int,
     *,
     import_path: str | None = None,
+    num_replicas: int = 1,
     args: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[ServedGraph]:
     """Run the serving graph in processes of its own, as `make serve` does.
@@ -146,6 +147,7 @@ def serve_graph(
         port: 0 for any free one.
         import_path: what builds the graph, as `module:function`; None for the
             service's own.
+        num_replicas: of every deployment.
         args: what it is told beside its bundle, over the values of config.yaml.
 
     Yields:
@@ -179,6 +181,8 @@ def serve_graph(
         application["deployments"] = [
             one for one in application["deployments"] if one["name"] == "Gateway"
         ]
+    for deployment in application["deployments"]:
+        deployment["num_replicas"] = num_replicas
     write_bytes(out / "serve.yaml", yaml.safe_dump(config).encode())
     process = _started(out, f"{url}/healthz")
     try:

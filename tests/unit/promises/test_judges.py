@@ -1,5 +1,7 @@
 """Each judge keeps what is kept, and its negative control breaks it."""
 
+import json
+
 import pytest
 
 from cacs_ray.promises.judges import (
@@ -11,8 +13,10 @@ from cacs_ray.promises.judges import (
     judge_no_error,
     judge_recovery,
     judge_refused,
+    judge_steady,
     judge_survival,
     judge_tries,
+    judge_whole_answers,
 )
 from tests.unit.promises.shots import shots
 
@@ -169,3 +173,50 @@ def test_memory_that_was_not_weighed_is_not_kept(series):
 def test_crashes_and_hangs_are_told(outcomes, restarted, failed, is_kept):
     verdict = judge_survival("x", outcomes, restarted=restarted)
     assert counts(verdict) == (failed, len(outcomes), is_kept)
+
+
+def test_swaps_may_cost_a_fifth_of_the_p99():
+    steady = shots(10, latency_ms=10.0)
+    assert judge_steady(shots(10, latency_ms=12.0), steady).is_kept
+    assert not judge_steady(shots(10, latency_ms=12.1), steady).is_kept
+    assert not judge_steady(shots(10, status=0), steady).is_kept
+
+
+def placed(pctr, creative="c1"):
+    return json.dumps([{"creative_id": creative, "pctr": pctr, "slot": 0}])
+
+
+EXPECTED = {
+    "r1": {0: placed(0.1), 1: placed(0.2)},
+    "r2": {0: placed(0.15), 1: placed(0.25, "c2")},
+}
+
+
+@pytest.mark.parametrize(
+    ("releases", "placements", "mixed"),
+    [
+        (["r1", "r1", "r2", "r2"], [0.1, 0.2, 0.15, (0.25, "c2")], 0),
+        (["r1", "r1", "r2", "r2"], [0.1, 0.2, 0.1500000001, (0.25, "c2")], 0),
+        # The score of one release with the stamp of the other, or with its choice.
+        (["r1", "r2", "r2", "r2"], [0.1, 0.2, 0.15, (0.25, "c2")], 1),
+        (["r1", "r1", "r2", "r2"], [0.1, 0.2, 0.15, (0.25, "c1")], 1),
+        (["r1", "r1", "r2", "r3"], [0.1, 0.2, 0.15, (0.25, "c2")], 1),
+    ],
+)
+def test_an_answer_is_of_one_release_from_end_to_end(releases, placements, mixed):
+    made = [placed(*(one if isinstance(one, tuple) else (one,))) for one in placements]
+    answers = shots(4, answered_as=releases, placements=made)
+    assert counts(judge_whole_answers(answers, EXPECTED)) == (mixed, 4, mixed == 0)
+
+
+def test_fallbacks_and_refusals_are_not_compared():
+    answers = shots(
+        3,
+        status=[200, 200, 503],
+        answered_as=["r1", "r1", None],
+        placements=[placed(0.1), placed(0.9), None],
+        fallback=[None, "ranker_late", None],
+    )
+    verdict = judge_whole_answers(answers, EXPECTED)
+    assert counts(verdict) == (0, 1, True)
+    assert "1 fallbacks" in verdict.figure

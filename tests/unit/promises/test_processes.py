@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 from cacs_ray.promises import processes
 from cacs_ray.promises.processes import Actor, Killings, actors_of, killing
@@ -44,3 +45,18 @@ def test_the_last_killing_is_over_when_the_body_is():
     assert str(killed) == "none killed"
     some = [Actor(1, "Ranker"), Actor(2, "Gateway"), Actor(3, "Ranker")]
     assert str(Killings(some)) == "3 killed: 1 Gateway, 2 Ranker"
+
+
+def test_no_more_are_killed_than_told(monkeypatch):
+    monkeypatch.setattr(Actor, "kill", lambda *_: True)
+    asked = threading.Event()
+
+    def find():
+        if len(killed.actors) == 1:
+            asked.set()
+        return [Actor(1, "Gateway")]
+
+    with killing(find, every_s=0.001, most=1) as killed:
+        asked.wait(0.1)
+    assert len(killed.actors) == 1
+    assert not asked.is_set()
