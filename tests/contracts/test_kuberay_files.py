@@ -184,3 +184,19 @@ def test_the_job_runs_a_command_of_ours_and_writes_where_the_service_reads(
     (application,) = served["applications"]
     assert application["args"]["bundle"] == f"{out}/bundle"
     assert job.shutdown_after_job_finishes
+
+
+def test_who_submits_the_job_is_admitted_by_the_network_policy():
+    # In the other modes a pod without our labels would have to reach the dashboard.
+    assert read(FILES[1], "RayJob").spec.submission_mode == "HTTPMode"
+    admitted = [
+        port.port
+        for rule in read(FILES[0], "NetworkPolicy").spec.ingress
+        for port in rule.ports
+        if any(peer.namespace_selector for peer in rule.peers)
+    ]
+    head = cluster_of(FILES[1]).head_group_spec.template.spec.containers[0]
+    (dashboard,) = [
+        port.container_port for port in head.ports if port.name == "dashboard"
+    ]
+    assert dashboard in admitted
