@@ -212,7 +212,7 @@ def _arm_names(views: pl.DataFrame, arms: Sequence[str] | None) -> list[str]:
 def _check_shares(names: Sequence[str], shares: Sequence[float] | None) -> None:
     if shares is None:
         return
-    if len(shares) != len(names) or not all(share > 0 for share in shares):
+    if len(shares) != len(names) or not all(0 < share < np.inf for share in shares):
         raise InputError(
             f"{list(shares)} are not {len(names)} positive shares, of "
             f"{', '.join(map(repr, names))}",

@@ -220,6 +220,8 @@ def test_alpha_is_shared_by_the_pairs():
         ({"arms": ["r1/cacs", "r1/cacs"]}, "two_arms"),
         ({"shares": [1.0]}, "share_of_each_arm"),
         ({"shares": [1.0, 0.0]}, "share_of_each_arm"),
+        ({"shares": [1.0, float("inf")]}, "share_of_each_arm"),
+        ({"shares": [1.0, float("nan")]}, "share_of_each_arm"),
         ({"settings": ArmSettings(look_s=1.0)}, "too_many_looks"),
     ],
 )
