@@ -6,6 +6,7 @@
     selector/ ranker/ teacher/           weights (safetensors) and their config
     creative_vectors.safetensors         the selector's vector of every creative
     calibration.json                     logits of the ranker -> pCTR
+    golden.json                          requests with the scores they must get
 
 Evaluation, gate, serving and replay open this directory and nothing else. No
 file of it can run code: safetensors, JSON and Parquet only.
@@ -21,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor
 
-from cacs_ray.data.files import atomic_directory, read_json
+from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
 from cacs_ray.features.batch import (
     FeatureTensors,
@@ -43,15 +44,9 @@ from cacs_ray.features.kept import (
     ENTITY_SIDES,
     FittedFeatures,
     read_fitted,
-    write_fitted,
 )
 from cacs_ray.features.request_text import encode_request_text
-from cacs_ray.manifest import (
-    read_manifest,
-    verify_bundle,
-    write_manifest,
-    write_plain_json,
-)
+from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
@@ -95,7 +90,17 @@ class Predictor:
                 (the file is named).
         """
         root = Path(path)
-        manifest = read_manifest(root) if is_verified else verify_bundle(root)
+        return cls.of_files(
+            root, read_manifest(root) if is_verified else verify_bundle(root)
+        )
+
+    @classmethod
+    def of_files(cls, root: Path, manifest: Mapping[str, Any]) -> "Predictor":
+        """Open the files of a bundle by a manifest that its caller answers for.
+
+        Raises:
+            InputError: a file is unreadable, or the manifest tells of another spec.
+        """
         fitted = read_fitted(root)
         if fitted.spec.fingerprint != manifest["spec_fingerprint"]:
             raise InputError(
@@ -237,24 +242,56 @@ class Predictor:
         """
         return self._rank(self.ranker, context, lists, slot)
 
-    def pctr(self, context: Context, creative_row: np.ndarray) -> np.ndarray:
+    @torch.inference_mode()
+    def context_part(self, context: Context) -> Tensor:
+        """Return the serving ranker's part of request and ad: float32 [A, W].
+
+        It does not depend on the choice of creatives, so that it can be had while
+        the selector chooses. One row for all when no such field is read.
+        """
+        return self.ranker.encode_context(context.joined(slice(None)))
+
+    def pctr(
+        self,
+        context: Context,
+        creative_row: np.ndarray,
+        context_part: Tensor | None = None,
+    ) -> np.ndarray:
         """Calibrated click probability in slot 0.
 
         Args:
             context: A candidate ads.
             creative_row: int [A] catalogue rows; 0 asks for the ad before its
                 creative is known: it then counts as the mean of its creatives.
+            context_part: as of `context_part`, if it is there already.
 
         Returns:
             float64 [A], in (0, 1).
         """
         lists = creative_row[:, None]
         typical = None if lists.all() else self.typical_parts
-        logits = self._rank(self.ranker, context, lists, typical=typical)[:, 0]
+        logits = self._rank(
+            self.ranker, context, lists, typical=typical, context_part=context_part
+        )[:, 0]
         seen = np.where(
             creative_row > 0, self.catalogue.impressions[creative_row], np.nan
         )
         return self.calibration.probability(logits, seen)
+
+    @cached_property
+    @torch.inference_mode()
+    def ranker_parts(self) -> Tensor:
+        """The serving ranker's part of every creative: float32 [K + 1, W], row 0 zeros.
+
+        No request changes them, so they are computed once and then gathered.
+        """
+        size = len(self.catalogue.creative_ids)
+        blocks = [self._creative_parts(self.ranker, np.zeros(1, np.int64))]
+        for start in range(1, size, _BLOCK):
+            # The ranker takes the first row for the blank creative.
+            rows = np.append(0, np.arange(start, min(start + _BLOCK, size)))
+            blocks.append(self._creative_parts(self.ranker, rows)[1:])
+        return torch.cat(blocks)
 
     @cached_property
     @torch.inference_mode()
@@ -264,12 +301,7 @@ class Predictor:
         Over the ad's creatives of the catalogue; 0 for an ad without any.
         """
         ad_row = self.catalogue.creative_ad_row.astype(np.int64)
-        blocks = []
-        for start in range(1, max(2, len(ad_row)), _BLOCK):
-            # The ranker takes the first row for the blank creative.
-            rows = np.append(0, np.arange(start, min(start + _BLOCK, len(ad_row))))
-            blocks.append(self._creative_parts(self.ranker, rows)[1:])
-        parts = torch.cat(blocks)
+        parts = self.ranker_parts[1:]
         sums = torch.zeros(len(self.catalogue.ad_ids), parts.shape[1])
         sums.index_add_(0, as_index(ad_row[1:]), parts)
         number = np.bincount(ad_row[1:], minlength=len(sums)).clip(min=1)
@@ -284,8 +316,11 @@ class Predictor:
         slot: np.ndarray | None = None,
         *,
         typical: Tensor | None = None,
+        context_part: Tensor | None = None,
     ) -> np.ndarray:
         """Score lists block by block; `typical` stands for unknown creatives."""
+        if len(context) > _BLOCK:
+            context_part = None
         scores = []
         for start in range(0, len(context), _BLOCK):
             rows = slice(start, start + _BLOCK)
@@ -293,12 +328,20 @@ class Predictor:
                 np.append(0, lists[rows].ravel()), return_inverse=True
             )
             index = index[1:].reshape(lists[rows].shape)
-            parts = self._creative_parts(model, distinct)
+            parts = (
+                self.ranker_parts[as_index(distinct)]
+                if model is self.ranker
+                else self._creative_parts(model, distinct)
+            )
             if typical is not None:
                 own = len(distinct) + np.arange(len(index))[:, None]
                 index = np.where(lists[rows] == 0, own, index)
                 parts = torch.cat([parts, typical[as_index(context.ad_row[rows])]])
-            part = model.encode_context(context.joined(rows))
+            part = (
+                model.encode_context(context.joined(rows))
+                if context_part is None
+                else context_part
+            )
             logits = model.combine(part, parts, as_index(index))
             if slot is not None:
                 logits = logits + model.position(as_index(slot[rows])).unsqueeze(-1)
@@ -340,44 +383,3 @@ def creative_vectors(
         catalogue.creative_ad_row,
     )
     return catalogue_vectors(selector, features_of, len(catalogue.creative_ids))
-
-
-@dataclass(frozen=True, slots=True)
-class BundleParts:
-    """What training hands over to be bundled."""
-
-    fitted: FittedFeatures
-    entities: Entities
-    user_ids: pa.Table
-    model_directories: Mapping[str, Path]
-    """selector, ranker, teacher -> directory with model.safetensors, config.json"""
-    creative_vectors: Tensor
-    calibration: Calibration
-    config: Mapping[str, Any]
-    lineage: Mapping[str, Any]
-    """Dataset digest, windows, git commit, versions, time of making."""
-
-
-def write_bundle(out: Path, parts: BundleParts) -> str:
-    """Write a bundle, whole or not at all.
-
-    Returns:
-        The bundle id: 16 hex digits of the digest of its files, so equal training
-        gives equal ids.
-    """
-    with atomic_directory(out) as root:
-        write_fitted(root, parts.fitted)
-        write_plain_json(root / "config.json", parts.config)
-        write_plain_json(root / "calibration.json", parts.calibration.model_dump())
-        (root / "entities").mkdir()
-        for name in ENTITY_SIDES:
-            arrays = {k: np.array(v) for k, v in getattr(parts.entities, name).items()}
-            save_file(arrays, root / "entities" / f"{name}.safetensors")
-        pq.write_table(parts.user_ids, root / "entities" / "user_ids.parquet")
-        for name, directory in parts.model_directories.items():
-            (root / name).mkdir()
-            for file in ("model.safetensors", "config.json"):
-                (root / name / file).write_bytes((directory / file).read_bytes())
-        vectors = {"vectors": parts.creative_vectors.contiguous().numpy()}
-        save_file(vectors, root / "creative_vectors.safetensors")
-        return write_manifest(root, parts.fitted.spec.fingerprint, parts.lineage)

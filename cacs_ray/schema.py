@@ -17,7 +17,14 @@ Side = Literal["user", "request", "ad", "creative"]
 """Which table a feature comes from, hence which tower may see it."""
 
 PolicyName = Literal[
-    "cacs", "post_rank", "parallel", "random", "popular", "thompson", "teacher"
+    "cacs",
+    "post_rank",
+    "parallel",
+    "rank_only",
+    "random",
+    "popular",
+    "thompson",
+    "teacher",
 ]
 """How creatives are chosen and when, relative to ranking."""
 

@@ -21,6 +21,7 @@ MAX_BODY_BYTES: Final = 1 << 20
 MAX_CANDIDATES: Final = 500
 MAX_CREATIVES: Final = 10_000
 """Creatives of all candidate ads of one request."""
+MAX_CLICKS: Final = 1_000
 MAX_BID_MICROS: Final = 10**12
 MAX_FEATURES: Final = 200
 MAX_TEXT_LENGTH: Final = 4_096
@@ -120,6 +121,63 @@ class DecideRequest(_Wire):
         return self
 
 
+class Click(_Wire):
+    """One click on an ad that was shown."""
+
+    request_id: Identity
+    ad_id: Identity
+    click_ts: AwareDatetime | None = Field(
+        default=None,
+        ge=datetime(1970, 1, 1, tzinfo=UTC),
+        lt=datetime(2200, 1, 1, tzinfo=UTC),
+    )
+    """When it happened, with its time zone; null = now."""
+
+
+class ClicksRequest(_Wire):
+    """Clicks to be joined with decisions; one that is sent again counts once."""
+
+    clicks: list[Click] = Field(min_length=1, max_length=MAX_CLICKS)
+
+
+class ClicksAnswer(_Wire):
+    """What became of the clicks of one request."""
+
+    accepted: int
+    dropped: int
+    """The log had no room: send them again later."""
+
+
+class Releases(_Wire):
+    """What a gateway can answer with."""
+
+    live: str
+    held: list[str]
+    orders: list[str]
+
+
+class ReleaseRequest(_Wire):
+    """Asks that a bundle become live."""
+
+    bundle: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][\w.-]{0,99}$")]
+    """Name of its directory, in the directory that is configured for releases."""
+
+
+class ReleaseState(_Wire):
+    """The release board, for whoever operates the service."""
+
+    status: str
+    """`live`, `loading` or `refused`, of the bundle asked for."""
+    bundle_id: str
+    reason: str | None = None
+    live: str
+    previous: str | None
+    next: str | None
+    swaps: int
+    replicas: dict[str, list[str]]
+    """Replica -> releases that it holds."""
+
+
 class Placement(_Wire):
     """What is shown in one slot."""
 
@@ -176,6 +234,40 @@ class DecideAnswer(_Wire):
     rejected: list[Rejected]
     decisions: list[CandidateDecision] | None = None
     """All candidates; only with `?explain=true`."""
+
+
+class CreativeOption(_Wire):
+    """One creative that could have been chosen for an ad."""
+
+    creative_id: str
+    selector_score: float | None
+    """An order inside one ad, not a probability; null = the order asks for none."""
+    probability: float
+    """P(this creative | ad, request) under the policy and its exploration."""
+    impressions: float
+    """In the release's training window."""
+    clicks: float
+
+
+class CandidatePreview(CandidateDecision):
+    """One candidate ad with all it could have shown."""
+
+    creatives: list[CreativeOption]
+
+
+class PreviewAnswer(_Wire):
+    """What would be decided, with the reasons; nothing is logged or counted."""
+
+    request_id: str
+    release: str
+    policy: str
+    is_fallback: bool
+    fallback_reason: str | None
+    seconds: dict[str, float]
+    """Time in each stage and in `total`."""
+    candidates: list[CandidatePreview]
+    """In the order they were asked for; those with a slot are shown."""
+    rejected: list[Rejected]
 
 
 class Problem(_Wire):

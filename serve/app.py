@@ -8,54 +8,66 @@ hops, for small machines.
 """
 
 import logging
+import os
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from fastapi import FastAPI
-from pydantic import Field
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from cacs_ray.config import Config
-from cacs_ray.decision.cascade import DecisionSettings
+from cacs_ray.data.dataset import read_dataset
 from cacs_ray.errors import InputError
-from cacs_ray.schema import PolicyName
-from serve.decision_log import DecisionLog
-from serve.gateway import Gateway
+from cacs_ray.manifest import read_manifest
+from serve.admin import Admin
+from serve.arguments import AppArgs
+from serve.arms import make_arms
+from serve.board import Entry, ReleaseBoard
+from serve.clicks import Clicks, FirstPlaces
+from serve.controls_file import ControlsFile, read_controls
+from serve.decision_log import ClickLog, DecisionLog, RowLog
+from serve.display import open_dataset
+from serve.evidence import EvidenceSource
+from serve.follower import Follower, open_registry
+from serve.gateway import Gateway, Logs, Rules, ServedRelease
+from serve.holder import Holder
 from serve.http import create_http
 from serve.metrics import Metrics
+from serve.page import PageSource
 from serve.ranker import Ranker
-from serve.release import Release, load_release
+from serve.records import configure_records
+from serve.release import LoadRelease, load_release
 from serve.selector import Selector
-from serve.stage import InProcess, LoadPredictor, Stages, load_predictor
+from serve.stage import (
+    Inline,
+    InProcess,
+    LoadPredictor,
+    StageRelease,
+    Stages,
+    load_predictor,
+)
 
-LoadRelease = Callable[[], Release]
 Handle = DeploymentHandle[Any]
 
+TOKEN_VARIABLE = "CACS_ADMIN_TOKEN"
 
-class AppArgs(Config):
-    """What `serve run serve.app:build_app key=value` may set."""
 
-    bundle: str
-    """Directory of the bundle to serve; the same on every node."""
-    budget_ms: float = Field(default=50.0, gt=0, le=10_000)
-    """Time to answer in, unless a request brings its own."""
-    fused: bool = False
-    """All stages in the gateway's process instead of one deployment each."""
-    decision_log: str | None = None
-    """Directory of the decision log; without it decisions are not kept."""
-    num_slots: int = Field(default=3, ge=1, le=100)
-    """Places on a page, unless a request says."""
-    epsilon: float = Field(default=0.0, ge=0, le=1)
-    """Share of uniform choice, see `DecisionSettings`."""
-    policy: PolicyName = "cacs"
-    """How creatives are chosen and when."""
-    reserve_micros: int = Field(default=1, ge=1)
-    """Least price of a click."""
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What every replica of the graph is given; it travels to other processes."""
+
+    args: AppArgs
+    board: ReleaseBoard
+    bundle_ids: dict[str, str]
+    """Bundle directory -> bundle id, of arms and shadow."""
+    load_release: LoadRelease
+    load_predictor: LoadPredictor
 
 
 class HttpGateway:
@@ -63,81 +75,134 @@ class HttpGateway:
 
     def __init__(
         self,
-        args: AppArgs,
-        load_release: LoadRelease,
-        load_predictor: LoadPredictor | None,
+        wiring: Wiring,
+        follower: Handle | None,  # noqa: ARG002 - runs because it is bound here
         *handles: Handle,
     ) -> None:
-        metrics = Metrics()
-        log = DecisionLog(args.decision_log, metrics) if args.decision_log else None
-        stages = (
-            _fused_stages(load_predictor)
-            if load_predictor
-            else _remote_stages(*handles)
+        args, metrics = wiring.args, Metrics()
+        places = FirstPlaces() if args.click_log else None
+        configure_records(has_access=args.access_log)
+        self._releases = Holder(
+            wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
         )
         self._gateway = Gateway(
-            load_release(),
-            stages,
-            DecisionSettings(
-                policy=args.policy,
-                num_slots=args.num_slots,
-                epsilon=args.epsilon,
-                reserve_micros=args.reserve_micros,
+            self._releases,
+            _remote_stages(*handles) if handles else self._fused(),
+            Rules(
+                make_arms(args.experiment, args.settings, wiring.bundle_ids),
+                args.budget_ms / 1e3,
+                ControlsFile(args.controls) if args.controls else None,
             ),
-            budget_s=args.budget_ms / 1e3,
-            log=log,
+            logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
+        )
+        self._clicks = (
+            Clicks(ClickLog(args.click_log, metrics), metrics, places)
+            if args.click_log
+            else None
+        )
+        root = None if args.releases is None else Path(args.releases)
+        self._admin = Admin(wiring.board, root, _admin_token(args))
+        self._page = PageSource(
+            open_dataset(args.dataset),
+            EvidenceSource(args.decision_log, args.click_log),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; built here because routes cannot be pickled."""
-        return create_http(self._gateway)
+        return create_http(
+            self._gateway, clicks=self._clicks, admin=self._admin, page=self._page
+        )
 
     def __del__(self) -> None:
         # Serve calls this when a replica has answered its last request.
-        gateway = getattr(self, "_gateway", None)
-        if gateway is not None:
-            gateway.close()
+        for name in ("_releases", "_gateway", "_clicks"):
+            part = getattr(self, name, None)
+            if part is not None:
+                part.stop() if name == "_releases" else part.close()
+
+    def _fused(self) -> Stages:
+        """Return stages that answer in this process, with one holder for both."""
+        releases = _HeldStages(self._releases)
+        selector, ranker = Selector(releases), Ranker(releases)
+        return Stages(
+            # A gather and a dot product: a thread would cost as much again. To open
+            # the page meanwhile does not pay either: both need the interpreter.
+            selector_scores=Inline(selector.selector_scores),
+            teacher_scores=InProcess(ranker.teacher_scores),
+            pctr=InProcess(ranker.pctr),
+        )
+
+
+class SelectorReplica(Selector):
+    """A selector that follows the board."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        configure_records()
+        super().__init__(Holder(wiring.board, "selector", _stage_loader(wiring)))
+
+
+class RankerReplica(Ranker):
+    """A ranker that follows the board."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        configure_records()
+        super().__init__(Holder(wiring.board, "ranker", _stage_loader(wiring)))
 
 
 def build_app(args: AppArgs) -> Application:
     """Return the graph for one bundle.
 
     Raises:
-        ClickException: the bundle is not one, or is damaged.
+        ClickException: a bundle is not one, or is damaged.
     """
-    bundle = Path(args.bundle).resolve()
+    kept = {
+        name: str(Path(value).resolve())
+        for name in (
+            *("bundle", "releases", "controls", "dataset"),
+            *("decision_log", "click_log", "shadow_log"),
+        )
+        if (value := getattr(args, name)) is not None
+    }
     try:
-        load_release(bundle)
+        load_release(kept["bundle"])
+        if args.controls is not None:
+            read_controls(args.controls)
+        if args.dataset is not None:
+            read_dataset(args.dataset)
+        beside = {path: _bundle_id(path) for path in _beside(args)}
+        live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
     except InputError as error:
         # The program `serve` prints this kind alone on one line, without a trace.
         raise click.ClickException(str(error)) from None
-    kept = {"bundle": str(bundle)}
-    if args.decision_log is not None:
-        kept["decision_log"] = str(Path(args.decision_log).resolve())
+    state = args.state or tempfile.mkdtemp(prefix="cacs-serve-")
+    board = ReleaseBoard(Path(state).resolve())
+    board.begin(
+        live,
+        ("gateway",) if args.fused else ("gateway", "selector", "ranker"),
+        tuple(Entry(bundle_id=b, path=path) for path, b in beside.items()),
+    )
     return compose(
-        args.override(kept),
-        partial(load_release, bundle),
-        partial(load_predictor, bundle),
+        Wiring(args.override(kept), board, beside, load_release, load_predictor)
     )
 
 
-def compose(
-    args: AppArgs, load_release: LoadRelease, load_predictor: LoadPredictor
-) -> Application:
-    """Return the graph over any loaders; a test passes its own."""
+def compose(wiring: Wiring) -> Application:
+    """Return the graph over a board that has begun; a test passes its own loaders."""
+    args = wiring.args
     gateway = _deployment(serve.ingress()(HttpGateway), "Gateway", num_cpus=0.2)
-    if args.fused:
-        return gateway.bind(args, load_release, load_predictor)
-    selector = _deployment(Selector, "Selector", num_cpus=0.2)
-    ranker = _deployment(Ranker, "Ranker", num_cpus=0.2)
-    return gateway.bind(
-        args,
-        load_release,
-        None,
-        selector.bind(load_predictor),
-        ranker.bind(load_predictor),
-    )
+    following = None
+    if args.model is not None:
+        cache = wiring.board.directory / "bundles"
+        registry = partial(open_registry, args.tracking_uri, args.model)
+        follower = _deployment(Follower, "Follower", num_cpus=0)
+        following = follower.bind(wiring.board, registry, cache)
+    handles = []
+    if not args.fused:
+        selector = _deployment(SelectorReplica, "Selector", num_cpus=0.2)
+        ranker = _deployment(RankerReplica, "Ranker", num_cpus=0.2)
+        handles = [selector.bind(wiring), ranker.bind(wiring)]
+    return gateway.bind(wiring, following, *handles)
 
 
 def _deployment(target: type, name: str, *, num_cpus: float) -> Any:  # noqa: ANN401
@@ -159,19 +224,70 @@ def _deployment(target: type, name: str, *, num_cpus: float) -> Any:  # noqa: AN
     )(target)
 
 
+class _HeldStages:
+    """The stages of a gateway's own releases, in the fused graph."""
+
+    def __init__(self, releases: Holder[ServedRelease]) -> None:
+        self._releases = releases
+
+    @property
+    def live(self) -> StageRelease:
+        return _stage(self._releases.live)
+
+    @property
+    def held(self) -> dict[str, StageRelease]:
+        return {key: _stage(held) for key, held in self._releases.held.items()}
+
+    def get(self, bundle_id: str) -> StageRelease | None:
+        held = self._releases.get(bundle_id)
+        return None if held is None else _stage(held)
+
+
+def _stage(served: ServedRelease) -> StageRelease:
+    assert served.stage is not None, "the fused graph loads stages with the release"
+    return served.stage
+
+
+def _held_by_gateway(wiring: Wiring, path: str) -> ServedRelease:
+    stage = StageRelease(wiring.load_predictor(path)) if wiring.args.fused else None
+    return ServedRelease(wiring.load_release(path), stage)
+
+
+def _stage_loader(wiring: Wiring) -> Callable[[str], StageRelease]:
+    return lambda path: StageRelease(wiring.load_predictor(path))
+
+
 def _remote_stages(selector: Handle, ranker: Handle) -> Stages:
     return Stages(
         selector_scores=selector.selector_scores,
         teacher_scores=ranker.teacher_scores,
         pctr=ranker.pctr,
+        open_page=ranker.open_page,
     )
 
 
-def _fused_stages(load: LoadPredictor) -> Stages:
-    predictor = load()
-    selector, ranker = Selector(lambda: predictor), Ranker(lambda: predictor)
-    return Stages(
-        selector_scores=InProcess(selector.selector_scores),
-        teacher_scores=InProcess(ranker.teacher_scores),
-        pctr=InProcess(ranker.pctr),
+def _logs(wiring: Wiring, metrics: Metrics) -> Logs:
+    args, shadow = wiring.args, wiring.args.experiment.shadow
+    return Logs(
+        DecisionLog(args.decision_log, metrics) if args.decision_log else None,
+        wiring.bundle_ids[shadow] if shadow else None,
+        RowLog(args.shadow_log, "decisions", metrics.shadow_log)
+        if shadow and args.shadow_log
+        else None,
     )
+
+
+def _beside(args: AppArgs) -> list[str]:
+    """Return the bundle directories of arms and shadow, each once."""
+    named = [arm.bundle for arm in args.experiment.arms] + [args.experiment.shadow]
+    return list(dict.fromkeys(path for path in named if path is not None))
+
+
+def _bundle_id(path: str) -> str:
+    return str(read_manifest(Path(path))["bundle_id"])
+
+
+def _admin_token(args: AppArgs) -> str | None:
+    if args.admin_token_file is not None:
+        return Path(args.admin_token_file).read_text().strip() or None
+    return os.environ.get(TOKEN_VARIABLE) or None

@@ -1,10 +1,12 @@
-"""The gateway: one request from the wire through `decide()` to the answer.
+"""The gateway: one request from the wire through `decide()` to what was decided.
 
 It holds a deadline, the fallback ladder and the decision log; it scores nothing
 and chooses nothing itself.
 """
 
 import asyncio
+import itertools
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
@@ -16,93 +18,146 @@ from cacs_ray.answers.prepare import PreparedRequests, prepare_requests
 from cacs_ray.answers.table import DecisionOrigin
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
+from cacs_ray.decision.controls import ControlRows
 from cacs_ray.errors import InputError
-from cacs_ray.schema import REQUESTS, Column
-from serve.api import (
-    MAX_CREATIVES,
-    CandidateDecision,
-    DecideAnswer,
-    DecideRequest,
-    Placement,
-    Rejected,
-)
-from serve.decision_log import DecisionLog, LoggedDecision
+from cacs_ray.schema import REQUESTS, Column, PolicyName
+from serve.api import MAX_CREATIVES, DecideRequest
+from serve.arms import Arms
+from serve.clicks import FirstPlaces
+from serve.controls_file import ControlsFile
+from serve.decided import Decided
+from serve.decision_log import DecisionLog, RowLog
+from serve.holder import Holds
 from serve.ladder import LastPctr, RemoteScorers, StageQuestion
 from serve.metrics import Metrics
 from serve.release import PageView, Release, microseconds, requests_table
-from serve.stage import Stages
+from serve.shadow import Shadow
+from serve.stage import StageRelease, Stages
 
 _HEALTH_BUDGET_S = 2.0
 _HEALTH_CACHE_S = 1.0
+_SHADOW_BUDGET_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """One request, decided."""
+class ServedRelease:
+    """A release in a gateway, with the CTRs that its ranker last gave.
 
-    request_id: str
-    prepared: PreparedRequests
-    decisions: Decisions
-    origin: DecisionOrigin
-    seconds: dict[str, float]
-    """Time in each stage and in `total`."""
-
-
-class Gateway:
-    """Answers requests; plain Python, made a deployment in `app`.
+    Args:
+        release: catalogue and declared columns.
+        stage: its models, where they answer in this process.
 
     Raises:
         InputError: the release has no creatives.
     """
 
+    def __init__(self, release: Release, stage: StageRelease | None = None) -> None:
+        self.release, self.stage = release, stage
+        self.last_pctr = LastPctr(release.catalogue)
+        # The first look into a catalogue sorts it: no request shall pay for it.
+        asked = release.golden_request(datetime.now(UTC))
+        prepare(release, asked, _page(release, asked, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks beside its body."""
+
+    budget_s: float | None = None
+    """Time to answer in; the gateway's own when None."""
+    order: PolicyName | None = None
+    """Policy in place of the configured one."""
+    release: str | None = None
+    """Bundle that shall answer, of those that are held; None = by arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Where decisions go: those that were answered, and those of the shadow."""
+
+    decisions: DecisionLog | None = None
+    shadow_release: str | None = None
+    """Bundle that decides too and answers nobody."""
+    shadow: RowLog | None = None
+    first_places: FirstPlaces | None = None
+    """Remembers what was shown, where clicks come back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is configured about every request."""
+
+    arms: Arms
+    budget_s: float
+    """Time to answer in, unless a request brings its own."""
+    controls: ControlsFile | None = None
+    """What the operator says about creatives."""
+
+
+class Gateway:
+    """Answers requests; plain Python, made a deployment in `app`."""
+
     def __init__(
         self,
-        release: Release,
+        releases: Holds[ServedRelease],
         stages: Stages,
-        settings: DecisionSettings,
+        rules: Rules,
         *,
-        budget_s: float,
-        log: DecisionLog | None = None,
+        logs: Logs | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self.release = release
+        self.releases = releases
         self.metrics = metrics or Metrics()
-        self.metrics.release.labels(release.bundle_id).set(1)
+        self.metrics.watch_releases(
+            lambda: (self.release.bundle_id, tuple(releases.held))
+        )
         self._stages = stages
-        self._settings = settings
-        self._budget_s = budget_s
-        self._log = log
-        self._last_pctr = LastPctr(release.catalogue)
+        self._rules = rules
+        logs = logs or Logs()
+        self._log = logs.decisions
+        self._first_places = logs.first_places
+        self._tokens = itertools.count()
+        self._token = uuid.uuid4().hex[:12]
         self._health: tuple[float, str | None] = (-np.inf, None)
         self._health_lock = asyncio.Lock()
-        # The first look into a catalogue sorts it: no request shall pay for it.
-        self._prepare(release.golden_request(datetime.now(UTC)))
+        self._shadow = self._make_shadow(logs) if logs.shadow_release else None
+
+    @property
+    def release(self) -> Release:
+        """The live release."""
+        return self.releases.live.release
 
     async def decide(
-        self, request: DecideRequest, *, budget_s: float | None = None
+        self, request: DecideRequest, question: Question | None = None
     ) -> Decided:
         """Decide one request and log it.
 
         Args:
             request: as it came over the wire.
-            budget_s: time to answer in; the gateway's own when None.
+            question: what else is asked.
 
         Raises:
-            InputError: a feature is not declared or not of its kind, or the ads
-                have too many creatives.
+            InputError: a feature is not declared or not of its kind, the ads have
+                too many creatives, or the release asked for is not held.
         """
-        decided = await self._decide(request, budget_s or self._budget_s)
-        self._count(decided)
-        if self._log is not None and len(decided.prepared.ad_rows):
-            self._log.append(
-                LoggedDecision(
-                    decided.prepared,
-                    decided.decisions,
-                    self.release.catalogue,
-                    decided.origin,
-                )
-            )
+        decided = await self._decide(request, question or Question())
+        self.metrics.count(decided)
+        if self._log is not None and len(decided):
+            self._log.append(decided)
+        if self._shadow is not None:
+            self._shadow.follow(request)
+        if self._first_places is not None:
+            for ad in np.flatnonzero(decided.decisions.slot == 0):
+                ad_id = decided.prepared.candidates.ad_ids[ad]
+                self._first_places.remember(request.request_id, ad_id)
         return decided
+
+    async def preview(self, request: DecideRequest, question: Question) -> Decided:
+        """Decide one request without logging or counting it.
+
+        Raises:
+            InputError: as `decide`.
+        """
+        return await self._decide(request, question)
 
     async def health(self) -> str | None:
         """Return None when a golden request goes through all stages, else why not.
@@ -117,115 +172,141 @@ class Gateway:
             self._health = (perf_counter(), problem)
             return problem
 
-    def answer(self, decided: Decided, *, is_explained: bool = False) -> DecideAnswer:
-        """Return what goes over the wire."""
-        origin = decided.origin
-        slot = decided.decisions.slot
-        by_slot = np.argsort(slot, kind="stable")
-        shown = _decision_rows(decided, self.release, by_slot[slot[by_slot] >= 0])
-        explained = _decision_rows(
-            decided, self.release, np.arange(len(slot) if is_explained else 0)
-        )
-        return DecideAnswer(
-            request_id=decided.request_id,
-            release=origin.release,
-            policy=origin.policy,
-            is_fallback=origin.is_fallback,
-            fallback_reason=origin.fallback_reason,
-            placements=[_placement(row) for row in shown],
-            rejected=_rejected(decided.prepared.rejects),
-            decisions=explained if is_explained else None,
-        )
-
     def close(self) -> None:
         """Write what the decision log still holds."""
         if self._log is not None:
             self._log.close()
+        if self._shadow is not None:
+            self._shadow.close()
+
+    def _make_shadow(self, logs: Logs) -> Shadow:
+        question = Question(release=logs.shadow_release, budget_s=_SHADOW_BUDGET_S)
+        return Shadow(
+            lambda request: self._decide(request, question), logs.shadow, self.metrics
+        )
 
     async def _check_health(self) -> str | None:
         golden = self.release.golden_request(datetime.now(UTC))
-        decided = await self._decide(golden, _HEALTH_BUDGET_S)
-        if len(decided.prepared.ad_rows) == 0:
+        # By the live arm and its own policy: what most users get.
+        question = Question(
+            budget_s=_HEALTH_BUDGET_S,
+            order=self._rules.arms.live.settings.policy,
+            release=self.release.bundle_id,
+        )
+        decided = await self._decide(golden, question)
+        if len(decided) == 0:
             return "the golden request has no candidate"
         return decided.origin.fallback_reason
 
-    async def _decide(self, request: DecideRequest, budget_s: float) -> Decided:
+    async def _decide(self, request: DecideRequest, question: Question) -> Decided:
         started = perf_counter()
+        budget_s = question.budget_s or self._rules.budget_s
         deadline_s = asyncio.get_running_loop().time() + budget_s
-        page, prepared = self._prepare(request)
+        served, settings = self._answering(request, question)
+        page = _page(served.release, request, f"{self._token}-{next(self._tokens)}")
+        said = self._rules.controls
+        controls = None if said is None else said.rows(served.release)
+        prepared = prepare(served.release, request, page, controls)
         candidates = prepared.candidates
         scorers = RemoteScorers(
             self._stages,
-            self.release.catalogue,
-            self._last_pctr,
+            served.release.catalogue,
+            served.last_pctr,
             StageQuestion(
-                self.release.bundle_id, _narrowed(page, candidates), deadline_s
+                served.release.bundle_id, _narrowed(page, candidates), deadline_s
             ),
         )
         scorers.seconds["prepare"] = perf_counter() - started
-        decisions = await self._choose(request, candidates, scorers)
+        decisions = await _choose(candidates, scorers, settings)
         scorers.seconds["total"] = perf_counter() - started
         reason = ",".join(scorers.failures) or None
         return Decided(
             request.request_id,
             prepared,
             decisions,
+            served.release.catalogue,
             DecisionOrigin(
-                self._settings.policy,
-                self.release.bundle_id,
+                settings.policy,
+                served.release.bundle_id,
                 is_fallback=reason is not None,
                 fallback_reason=reason,
             ),
             scorers.seconds,
         )
 
-    def _prepare(self, request: DecideRequest) -> tuple[PageView, PreparedRequests]:
-        """Apply the rules of asking that need no model."""
-        page = self._page(request)
-        prepared = prepare_requests(
-            self.release.catalogue, _asked_table(request, page, self.release.columns)
-        )
-        if prepared.candidates.mask.sum() > MAX_CREATIVES:
-            raise InputError(
-                f"the ads have more than {MAX_CREATIVES} live creatives together",
-                field="candidates",
-                rule="too_many_creatives",
-            )
-        return page, prepared
-
-    async def _choose(
-        self, request: DecideRequest, candidates: Candidates, scorers: RemoteScorers
-    ) -> Decisions:
-        if not candidates.ad_ids:
-            none, floats = np.zeros(0, np.int32), np.zeros(0)
-            return Decisions(
-                none, floats, floats, floats, floats, none, np.zeros(0, np.int64)
-            )
-        settings = self._settings
+    def _answering(
+        self, request: DecideRequest, question: Question
+    ) -> tuple[ServedRelease, DecisionSettings]:
+        """Return the release that answers from end to end, and by which settings."""
+        arm = self._rules.arms.of(request.user_id, request.request_id)
+        served = None if arm.release is None else self.releases.get(arm.release)
+        if question.release is not None:
+            served = self.releases.get(question.release)
+            if served is None:
+                raise InputError(
+                    f"is not held; held: {sorted(self.releases.held)}",
+                    field="release",
+                    rule="unknown_release",
+                )
+        changes: dict[str, object] = {}
         if request.num_slots is not None:
-            settings = settings.model_copy(update={"num_slots": request.num_slots})
-        return await decide(candidates, scorers, settings)
+            changes["num_slots"] = request.num_slots
+        if question.order is not None:
+            changes["policy"] = question.order
+        settings = arm.settings.model_copy(update=changes) if changes else arm.settings
+        return served or self.releases.live, settings
 
-    def _page(self, request: DecideRequest) -> PageView:
-        return PageView(
-            request_id=request.request_id,
-            request_ts_us=microseconds(request.request_ts or datetime.now(UTC)),
-            user_id=request.user_id,
-            features=self.release.features(request.features),
-            ad_ids=tuple(asked.ad_id for asked in request.candidates),
-            bid_micros=tuple(asked.bid_micros for asked in request.candidates),
+
+def prepare(
+    release: Release,
+    request: DecideRequest,
+    page: PageView,
+    controls: ControlRows | None = None,
+) -> PreparedRequests:
+    """Apply the rules of asking that need no model.
+
+    Raises:
+        InputError: the ads have too many live creatives together.
+    """
+    prepared = prepare_requests(
+        release.catalogue,
+        _asked_table(request, page, release.columns),
+        controls=controls,
+    )
+    if prepared.candidates.mask.sum() > MAX_CREATIVES:
+        raise InputError(
+            f"the ads have more than {MAX_CREATIVES} live creatives together",
+            field="candidates",
+            rule="too_many_creatives",
         )
+    return prepared
 
-    def _count(self, decided: Decided) -> None:
-        metrics = self.metrics
-        metrics.decisions.inc(len(decided.prepared.ad_rows))
-        for stage, seconds in decided.seconds.items():
-            metrics.stage_seconds.labels(stage).observe(seconds)
-        for reason in (decided.origin.fallback_reason or "").split(","):
-            if reason:
-                metrics.fallbacks.labels(reason).inc()
-        for rule in decided.prepared.rejects[Column.RULE].to_pylist():
-            metrics.rejected.labels(rule).inc()
+
+async def _choose(
+    candidates: Candidates, scorers: RemoteScorers, settings: DecisionSettings
+) -> Decisions:
+    if not candidates.ad_ids:
+        none, floats = np.zeros(0, np.int32), np.zeros(0)
+        return Decisions(
+            none, floats, floats, floats, floats, none, np.zeros(0, np.int64)
+        )
+    scorers.begin(settings.policy)
+    try:
+        return await decide(candidates, scorers, settings)
+    finally:
+        scorers.end()
+
+
+def _page(release: Release, request: DecideRequest, token: str) -> PageView:
+    return PageView(
+        request_id=request.request_id,
+        request_ts_us=microseconds(request.request_ts or datetime.now(UTC)),
+        user_id=request.user_id,
+        features=release.features(request.features),
+        ad_ids=tuple(asked.ad_id for asked in request.candidates),
+        bid_micros=tuple(asked.bid_micros for asked in request.candidates),
+        token=token,
+    )
 
 
 def _asked_table(
@@ -251,54 +332,5 @@ def _narrowed(page: PageView, candidates: Candidates) -> PageView:
         page.features,
         candidates.ad_ids,
         tuple(candidates.bid_micros.tolist()),
+        page.token,
     )
-
-
-def _decision_rows(
-    decided: Decided, release: Release, ads: np.ndarray
-) -> list[CandidateDecision]:
-    """Return the decisions of some candidate ads, by their index."""
-    candidates, decisions = decided.prepared.candidates, decided.decisions
-    creative_ids = release.catalogue.creative_ids
-    rows = []
-    for ad in ads.tolist():
-        is_shown = decisions.slot[ad] >= 0
-        score = float(decisions.selector_score[ad])
-        listed = candidates.creative_lists[ad]
-        rows.append(
-            CandidateDecision(
-                ad_id=candidates.ad_ids[ad],
-                creative_id=creative_ids[decisions.creative_row[ad]],
-                candidate_creative_ids=[
-                    creative_ids[row] for row in listed[listed > 0]
-                ],
-                propensity=float(decisions.propensity[ad]),
-                selector_score=score if np.isfinite(score) else None,
-                pctr=float(decisions.pctr[ad]),
-                bid_micros=int(candidates.bid_micros[ad]),
-                ecpm_micros=float(decisions.ecpm_micros[ad]),
-                slot=int(decisions.slot[ad]) if is_shown else None,
-                price_micros=int(decisions.price_micros[ad]) if is_shown else None,
-            )
-        )
-    return rows
-
-
-def _placement(row: CandidateDecision) -> Placement:
-    return Placement(
-        slot=row.slot or 0,
-        ad_id=row.ad_id,
-        creative_id=row.creative_id,
-        pctr=row.pctr,
-        ecpm_micros=row.ecpm_micros,
-        price_micros=row.price_micros or 0,
-        propensity=row.propensity,
-        selector_score=row.selector_score,
-    )
-
-
-def _rejected(rejects: pa.Table) -> list[Rejected]:
-    ads, rules = rejects[Column.AD_ID].to_pylist(), rejects[Column.RULE].to_pylist()
-    return [
-        Rejected(ad_id=ad_id, rule=rule) for ad_id, rule in zip(ads, rules, strict=True)
-    ]

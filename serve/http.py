@@ -1,48 +1,53 @@
 """The routes: HTTP in, HTTP out; all that they decide is which status to answer."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from pydantic import ValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic.json_schema import models_json_schema
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cacs_ray import __version__
 from cacs_ray.errors import InputError
+from cacs_ray.schema import POLICIES, PolicyName
+from serve.admin import Admin, add_admin
+from serve.answer import decide_answer, preview_answer
 from serve.api import (
-    MAX_BODY_BYTES,
+    ClicksAnswer,
+    ClicksRequest,
     DecideAnswer,
     DecideRequest,
-    Problem,
+    PreviewAnswer,
     ProblemReport,
+    ReleaseRequest,
+    Releases,
 )
+from serve.body import JSON, RefusalError, read_model, refuse, refuse_parameters
+from serve.clicks import Clicks
+from serve.decided import Decided
 from serve.docs_page import docs_page
-from serve.gateway import Decided, Gateway
-from serve.metrics import Metrics
+from serve.gateway import Gateway, Question
+from serve.observe import Observe
+from serve.page import PageSource, add_page
+from serve.records import record_access
 
-_BODY_TIMEOUT_S = 5.0
-_JSON = "application/json"
-_MAX_PROBLEMS = 20
 _PROBLEM_STATUSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemReport} for status in (408, 413, 415, 422, 503)
 }
+_Order = Annotated[
+    PolicyName | None, Query(description="order of stages in place of the configured")
+]
 
 
-class RefusalError(Exception):
-    """An answer with status 4xx."""
-
-    def __init__(self, status: int, error: str, *problems: Problem) -> None:
-        super().__init__(error)
-        self.status = status
-        self.report = ProblemReport(error=error, problems=list(problems))
-
-
-def create_http(gateway: Gateway) -> FastAPI:
+def create_http(
+    gateway: Gateway,
+    *,
+    clicks: Clicks | None = None,
+    admin: Admin | None = None,
+    page: PageSource | None = None,
+) -> FastAPI:
     """Return the service's HTTP application around a gateway."""
     http = FastAPI(
         title="CACS ad service",
@@ -52,11 +57,17 @@ def create_http(gateway: Gateway) -> FastAPI:
         redirect_slashes=False,
     )
     _add_decide(http, gateway)
+    _add_preview(http, gateway)
+    if clicks is not None:
+        _add_clicks(http, clicks)
+    if admin is not None:
+        add_admin(http, admin)
     _add_operations(http, gateway)
     _add_documents(http, gateway)
-    http.add_exception_handler(RefusalError, _refuse)
-    http.add_exception_handler(RequestValidationError, _refuse_parameters)
-    http.add_middleware(CountStatus, metrics=gateway.metrics)
+    add_page(http, gateway, page or PageSource())
+    http.add_exception_handler(RefusalError, refuse)
+    http.add_exception_handler(RequestValidationError, refuse_parameters)
+    http.add_middleware(Observe, metrics=gateway.metrics)
     return http
 
 
@@ -65,14 +76,7 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
         "/v1/decide",
         response_model=None,
         responses={200: {"model": DecideAnswer}, **_PROBLEM_STATUSES},
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    _JSON: {"schema": {"$ref": "#/components/schemas/DecideRequest"}}
-                },
-            }
-        },
+        openapi_extra=_body("DecideRequest"),
     )
     async def decide(
         request: Request,
@@ -80,29 +84,90 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
         explain: Annotated[
             bool, Query(description="list the decisions of all candidates")
         ] = False,
+        order: _Order = None,
         x_request_timeout_ms: Annotated[
             int | None, Header(ge=1, le=10_000, description="time to answer in")
         ] = None,
     ) -> Response:
         """Choose a creative for every candidate ad, then the ads for the slots."""
-        asked = _parse(await _read_body(request))
+        asked = await read_model(request, DecideRequest)
         budget_s = None if x_request_timeout_ms is None else x_request_timeout_ms / 1e3
         try:
-            decided = await gateway.decide(asked, budget_s=budget_s)
+            decided = await gateway.decide(
+                asked, Question(budget_s=budget_s, order=order)
+            )
         except InputError as error:
-            raise RefusalError(
-                422,
-                "the request breaks a rule",
-                Problem(
-                    field=error.field or "", message=str(error), rule=error.rule or ""
-                ),
-            ) from error
-        answer = gateway.answer(decided, is_explained=explain)
+            raise RefusalError.of(error) from error
+        record_access(
+            "decided",
+            request_id=decided.request_id,
+            release=decided.origin.release,
+            policy=decided.origin.policy,
+            fallback_reason=decided.origin.fallback_reason,
+            ms={name: round(s * 1e3, 2) for name, s in decided.seconds.items()},
+        )
+        answer = decide_answer(decided, is_explained=explain)
         return Response(
             answer.model_dump_json(exclude=None if explain else {"decisions"}),
-            media_type=_JSON,
+            media_type=JSON,
             headers={"Server-Timing": _server_timing(decided)},
         )
+
+
+def _add_preview(http: FastAPI, gateway: Gateway) -> None:
+    @http.post(
+        "/v1/preview",
+        response_model=None,
+        responses={200: {"model": PreviewAnswer}, **_PROBLEM_STATUSES},
+        openapi_extra=_body("DecideRequest"),
+    )
+    async def preview(
+        request: Request,
+        *,
+        order: _Order = None,
+        release: Annotated[
+            str | None, Query(max_length=64, description="a release that is held")
+        ] = None,
+        x_request_timeout_ms: Annotated[int, Header(ge=1, le=10_000)] = 2_000,
+    ) -> Response:
+        """Say what would be decided and why; nothing is logged or counted."""
+        asked = await read_model(request, DecideRequest)
+        question = Question(
+            budget_s=x_request_timeout_ms / 1e3, order=order, release=release
+        )
+        try:
+            decided = await gateway.preview(asked, question)
+        except InputError as error:
+            raise RefusalError.of(error) from error
+        return Response(preview_answer(decided).model_dump_json(), media_type=JSON)
+
+    @http.get("/v1/releases", response_model=Releases)
+    async def releases() -> Response:
+        """List the releases and orders that a preview may ask for."""
+        held = Releases(
+            live=gateway.release.bundle_id,
+            held=sorted(gateway.releases.held),
+            orders=list(POLICIES),
+        )
+        return Response(held.model_dump_json(), media_type=JSON)
+
+
+def _add_clicks(http: FastAPI, clicks: Clicks) -> None:
+    @http.post(
+        "/v1/clicks",
+        response_model=None,
+        responses={202: {"model": ClicksAnswer}, **_PROBLEM_STATUSES},
+        openapi_extra=_body("ClicksRequest"),
+    )
+    async def accept(request: Request) -> Response:
+        """Take clicks on ads that were shown; they are joined with decisions later.
+
+        503: the log has no room for all of them, send them again; a click that comes
+        twice counts once.
+        """
+        answer = clicks.accept(await read_model(request, ClicksRequest))
+        status, headers = (503, {"Retry-After": "1"}) if answer.dropped else (202, {})
+        return Response(answer.model_dump_json(), status, headers, JSON)
 
 
 def _add_operations(http: FastAPI, gateway: Gateway) -> None:
@@ -126,12 +191,17 @@ def _add_documents(http: FastAPI, gateway: Gateway) -> None:
             schema = get_openapi(
                 title=http.title, version=http.version, routes=http.routes
             )
-            # The body is parsed by hand, so FastAPI does not know its schema.
+            # The bodies are parsed by hand, so FastAPI does not know their schemas.
+            bodies = (DecideRequest, ClicksRequest, ReleaseRequest)
             _, models = models_json_schema(
-                [(DecideRequest, "validation")],
+                [(body, "validation") for body in bodies],
                 ref_template="#/components/schemas/{model}",
             )
             schema["components"]["schemas"].update(models["$defs"])
+            for body in bodies:
+                schema["components"]["schemas"].setdefault(
+                    body.__name__, body.model_json_schema()
+                )
             http.openapi_schema = schema
         return http.openapi_schema
 
@@ -145,89 +215,13 @@ def _add_documents(http: FastAPI, gateway: Gateway) -> None:
         )
         return HTMLResponse(docs_page(described(), release.bundle_id, example))
 
-    @http.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")
 
-
-async def _read_body(request: Request) -> bytes:
-    """Read a JSON body of bounded size in bounded time."""
-    content_type = request.headers.get("content-type", _JSON)
-    if content_type.split(";")[0].strip().lower() != _JSON:
-        raise RefusalError(415, f"the body must be {_JSON}")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RefusalError(415, "the body must not be compressed")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise RefusalError(413, f"the body exceeds {MAX_BODY_BYTES} bytes")
-    except TimeoutError:
-        raise RefusalError(408, "the body did not arrive in time") from None
-    return bytes(body)
-
-
-def _parse(body: bytes) -> DecideRequest:
-    try:
-        return DecideRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise RefusalError(
-            422, "the request breaks its schema", *_problems(error.errors())
-        ) from error
-
-
-def _problems(errors: Any) -> list[Problem]:  # noqa: ANN401 - pydantic's own lists
-    """Name field and rule of what is wrong; never repeat what was sent."""
-    return [
-        Problem(
-            field=".".join(str(part)[:100] for part in error["loc"]),
-            message=error["msg"],
-            rule=error["type"],
-        )
-        for error in errors[:_MAX_PROBLEMS]
-    ]
+def _body(model: str) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
 def _server_timing(decided: Decided) -> str:
     return ", ".join(
         f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in decided.seconds.items()
     )
-
-
-async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    if not isinstance(error, RefusalError):
-        raise error
-    return Response(error.report.model_dump_json(), error.status, media_type=_JSON)
-
-
-async def _refuse_parameters(
-    request: Request,  # noqa: ARG001
-    error: Exception,
-) -> Response:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    report = ProblemReport(
-        error="a parameter or header breaks its schema",
-        problems=_problems(error.errors()),
-    )
-    return Response(report.model_dump_json(), 422, media_type=_JSON)
-
-
-class CountStatus:
-    """Middleware that counts answers by status."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on; look at the start of the answer."""
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.requests.labels(str(message["status"])).inc()
-            await send(message)
-
-        await self._app(scope, receive, counted)

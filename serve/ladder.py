@@ -18,11 +18,15 @@ import numpy as np
 from cacs_ray.decision.candidates import Candidates
 from cacs_ray.decision.creative_policy import smoothed_ctr
 from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.schema import PolicyName
 from serve.release import PageView
 from serve.stage import RemoteMethod, StageAnswer, Stages
 
 # A stage may use this much of the time left, so that the next one has some too.
 STAGE_SHARE = 0.6
+
+# Policies that choose by scores, in a stage that takes its time, before ranking.
+_CHOOSES_FIRST = ("cacs", "teacher")
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +73,21 @@ class RemoteScorers:
     """`<stage>_<how>`, in the order of failing."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time in each stage."""
+    opening: "asyncio.Task[StageAnswer] | None" = None
+    """The ranker's work that no choice changes, while the selector chooses."""
+
+    def begin(self, policy: PolicyName) -> None:
+        """Start what needs no choice, where the policy asks the ranker afterwards."""
+        open_page = self.stages.open_page
+        if open_page is None or policy not in _CHOOSES_FIRST:
+            return
+        nothing = np.zeros(0, np.int32)
+        self.opening = asyncio.create_task(self._call(open_page, nothing))
+
+    def end(self) -> None:
+        """Stop what was begun and is not needed: the client left, or a stage failed."""
+        if self.opening is not None:
+            self.opening.cancel()
 
     async def selector_scores(self, candidates: Candidates) -> np.ndarray:
         """Return the student's scores, float [A, C], else the smoothed CTR."""
@@ -84,6 +103,7 @@ class RemoteScorers:
         self, candidates: Candidates, creative_row: np.ndarray
     ) -> np.ndarray:
         """Return the ranker's CTR, float64 [A], else the last known one."""
+        await self._opened()
         pctr = await self._ask("ranker", self.stages.pctr, creative_row)
         if pctr is not None:
             is_ctr = pctr.shape == (len(candidates.ad_ids),) and bool(
@@ -134,6 +154,22 @@ class RemoteScorers:
             self.failures.append(f"{stage}_{failure}")
             return None
         return task.result().scores
+
+    async def _opened(self) -> None:
+        """Wait for the page to be opened, as long as a stage may take at all.
+
+        Should that fail, the ranker does the work when it is asked for the CTR.
+        """
+        task, self.opening = self.opening, None
+        if task is None:
+            return
+        left_s = self.question.deadline_s - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait({task}, timeout=max(0.0, STAGE_SHARE * left_s))
+        finally:
+            task.cancel()
+        if task.done() and not task.cancelled():
+            task.exception()
 
     async def _call(self, asked: RemoteMethod, creatives: np.ndarray) -> StageAnswer:
         answer = asked.remote(self.question.release, self.question.page, creatives)

@@ -1,5 +1,9 @@
 """What the gateway counts, for Prometheus; one registry per replica."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -8,10 +12,23 @@ from prometheus_client import (
     generate_latest,
 )
 
+from cacs_ray.schema import Column
+from serve.decided import Decided
+
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0,
     2.5,
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """What became of the rows of one log."""
+
+    logged: Counter
+    dropped: Counter
+    waiting: Gauge
+    lag_s: Gauge
 
 
 class Metrics:
@@ -19,12 +36,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "cacs_requests",
-            "HTTP answers by status.",
-            ["status"],
-            registry=self.registry,
+        self.requests = self._counter(
+            "cacs_requests", "HTTP answers by status.", "status"
         )
+        self.in_flight = self._gauge("cacs_in_flight", "Requests being answered.")
         self.stage_seconds = Histogram(
             "cacs_stage_seconds",
             "Time of a request in each stage; `total` is all of it.",
@@ -32,41 +47,101 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.fallbacks = Counter(
+        self.fallbacks = self._counter(
             "cacs_fallbacks",
             "Stages that were replaced by a lower rung, by reason.",
-            ["reason"],
-            registry=self.registry,
+            "reason",
         )
-        self.decisions = Counter(
-            "cacs_decisions", "Candidate ads decided.", registry=self.registry
+        self.decided = self._counter(
+            "cacs_requests_decided",
+            "Requests decided, by release and policy.",
+            "release",
+            "policy",
         )
-        self.rejected = Counter(
-            "cacs_rejected_candidates",
-            "Candidate ads that took no part, by rule.",
-            ["rule"],
-            registry=self.registry,
+        self.decisions = self._counter("cacs_decisions", "Candidate ads decided.")
+        self.explored = self._counter(
+            "cacs_decisions_explored",
+            "Candidate ads whose creative is not the one of the best score.",
         )
-        self.logged = Counter(
-            "cacs_decisions_logged",
-            "Decisions that are on disk.",
-            registry=self.registry,
+        self.rejected = self._counter(
+            "cacs_rejected_candidates", "Candidate ads that took no part.", "rule"
         )
-        self.dropped = Counter(
-            "cacs_decisions_dropped",
-            "Decisions that the log had no room for.",
-            registry=self.registry,
+        self._describe_outcomes()
+        self.release = self._gauge(
+            "cacs_release",
+            "Releases that this replica holds: 1 live, 0 not.",
+            "release",
         )
-        self.waiting = Gauge(
-            "cacs_decisions_waiting",
-            "Decisions that are not on disk yet.",
-            registry=self.registry,
+        self.decision_log = self._log("decisions", "Decisions")
+        self.shadow_log = self._log("shadow_decisions", "Decisions of the shadow")
+        self.click_log = self._log("clicks", "Clicks")
+
+    def _describe_outcomes(self) -> None:
+        self.shown = self._counter("cacs_placements", "Ads shown.")
+        self.predicted_clicks = self._counter(
+            "cacs_predicted_clicks",
+            "Sum of the predicted CTR of the ads in slot 0; beside cacs_slot0_clicks"
+            " it says how well the ranker is calibrated now.",
         )
-        self.release = Gauge(
-            "cacs_release", "1 for the release served.", ["release"],
-            registry=self.registry,
-        )  # fmt: skip
+        self.first_clicks = self._counter(
+            "cacs_slot0_clicks", "First clicks on ads that this replica put in slot 0."
+        )
+        self.clicks = self._counter("cacs_clicks", "Clicks accepted.")
+        self.shadows = self._counter(
+            "cacs_shadow_requests", "Requests that the shadow decided too.", "outcome"
+        )
+
+    def count(self, decided: Decided) -> None:
+        """Count one answered request."""
+        decisions, origin = decided.decisions, decided.origin
+        self.decided.labels(origin.release, origin.policy).inc()
+        self.decisions.inc(len(decided))
+        for stage, seconds in decided.seconds.items():
+            self.stage_seconds.labels(stage).observe(seconds)
+        for reason in (origin.fallback_reason or "").split(","):
+            if reason:
+                self.fallbacks.labels(reason).inc()
+        for rule in decided.prepared.rejects[Column.RULE].to_pylist():
+            self.rejected.labels(rule).inc()
+        scores = decisions.list_scores
+        if len(decided) and scores is not None:
+            best = np.fmax.reduce(scores, axis=1)
+            self.explored.inc(int((decisions.selector_score < best).sum()))
+        self.shown.inc(int((decisions.slot >= 0).sum()))
+        self.predicted_clicks.inc(float(decisions.pctr[decisions.slot == 0].sum()))
+
+    def watch_releases(self, held: Callable[[], tuple[str, tuple[str, ...]]]) -> None:
+        """Tell, whenever the page is read, what is live and what else is held."""
+        self._held = held
 
     def page(self) -> bytes:
         """Return all of it in the text format that Prometheus reads."""
+        if self._held is not None:
+            live, held = self._held()
+            self.release.clear()
+            for release in held:
+                self.release.labels(release).set(release == live)
         return generate_latest(self.registry)
+
+    _held: Callable[[], tuple[str, tuple[str, ...]]] | None = None
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(name, says, labels, registry=self.registry)
+
+    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(name, says, labels, registry=self.registry)
+
+    def _log(self, name: str, says: str) -> LogCounts:
+        return LogCounts(
+            logged=self._counter(f"cacs_{name}_logged", f"{says} that are on disk."),
+            dropped=self._counter(
+                f"cacs_{name}_dropped", f"{says} that the log had no room for."
+            ),
+            waiting=self._gauge(
+                f"cacs_{name}_waiting", f"{says} that are not on disk yet."
+            ),
+            lag_s=self._gauge(
+                f"cacs_{name}_lag_seconds",
+                f"Age of the oldest of {says.lower()} waiting.",
+            ),
+        )

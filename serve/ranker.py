@@ -2,19 +2,35 @@
 
 import numpy as np
 
-from serve.release import PageView, request_columns, requests_table
-from serve.stage import LoadPredictor, StageAnswer, golden_page
+from serve.holder import Holds
+from serve.release import PageView
+from serve.stage import StageAnswer, StageRelease
 
 
 class Ranker:
-    """Holds one release of the rankers; plain Python, made a deployment in `app`."""
+    """Prices with the releases it holds; plain Python, made a deployment in `app`."""
 
-    def __init__(self, load: LoadPredictor) -> None:
-        self._predictor = load()
-        self._columns = request_columns(self._predictor.fitted.spec.of("request"))
-        # The first pass through a model is slow: no request shall pay for it.
-        page, lists = golden_page(self._predictor)
-        self.pctr(self._predictor.bundle_id, page, lists[:, 0])
+    def __init__(self, releases: Holds[StageRelease]) -> None:
+        self._releases = releases
+
+    def open_page(
+        self,
+        release: str,
+        page: PageView,
+        creatives: np.ndarray,  # noqa: ARG002 - one signature for all stages
+    ) -> StageAnswer:
+        """Do what no choice of creatives changes, and remember it for `pctr`.
+
+        Meant to run while the selector chooses. Another replica may be asked for the
+        CTR then: it does this work itself.
+
+        Returns:
+            No scores.
+        """
+        held = self._releases.get(release)
+        if held is not None:
+            held.context_part(page)
+        return StageAnswer(release, None)
 
     def pctr(
         self, release: str, page: PageView, creative_row: np.ndarray
@@ -27,20 +43,22 @@ class Ranker:
             creative_row: int32 [A] catalogue rows; 0 = creative not known yet.
 
         Returns:
-            CTR float64 [A], or none if this is another release.
+            CTR float64 [A], or none if this replica does not hold the release.
         """
-        predictor = self._predictor
-        if release != predictor.bundle_id:
-            return StageAnswer(predictor.bundle_id, None)
-        context = predictor.context(requests_table(page, self._columns))
-        return StageAnswer(release, predictor.pctr(context, creative_row))
+        held = self._releases.get(release)
+        if held is None:
+            return StageAnswer("", None)
+        pctr = held.predictor.pctr(
+            held.context(page), creative_row, held.context_part(page)
+        )
+        return StageAnswer(release, pctr)
 
     def teacher_scores(
         self, release: str, page: PageView, lists: np.ndarray
     ) -> StageAnswer:
         """Return the teacher's logit of every creative, float [A, C]; as `pctr`."""
-        predictor = self._predictor
-        if release != predictor.bundle_id:
-            return StageAnswer(predictor.bundle_id, None)
-        context = predictor.context(requests_table(page, self._columns))
-        return StageAnswer(release, predictor.teacher_scores(context, lists))
+        held = self._releases.get(release)
+        if held is None:
+            return StageAnswer("", None)
+        scores = held.predictor.teacher_scores(held.context(page), lists)
+        return StageAnswer(release, scores)

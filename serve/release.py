@@ -4,7 +4,7 @@ A candidate ads of one request
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -51,6 +51,9 @@ class PageView:
     ad_ids: tuple[str, ...]
     """A candidate ads."""
     bid_micros: tuple[int, ...]
+    token: str = ""
+    """Drawn by the gateway for this request, so that what a stage has computed for
+    it can be found again; "" = nothing is kept."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,10 @@ def load_release(bundle: str | Path) -> Release:
     spec = FeatureSpec.model_validate_json((root / "spec.json").read_bytes())
     catalogue = read_catalogue(root / "catalogue")
     return Release(manifest["bundle_id"], catalogue, spec.of("request"))
+
+
+LoadRelease = Callable[[str], Release]
+"""Reads a bundle's catalogue by its path; a test passes its own."""
 
 
 def microseconds(moment: datetime) -> int:

@@ -2,18 +2,16 @@
 
 import numpy as np
 
-from serve.release import PageView, request_columns, requests_table
-from serve.stage import LoadPredictor, StageAnswer, golden_page
+from serve.holder import Holds
+from serve.release import PageView
+from serve.stage import StageAnswer, StageRelease
 
 
 class Selector:
-    """Holds one release of the selector; plain Python, made a deployment in `app`."""
+    """Scores with the releases it holds; plain Python, made a deployment in `app`."""
 
-    def __init__(self, load: LoadPredictor) -> None:
-        self._predictor = load()
-        self._columns = request_columns(self._predictor.fitted.spec.of("request"))
-        # The first pass through a model is slow: no request shall pay for it.
-        self.selector_scores(self._predictor.bundle_id, *golden_page(self._predictor))
+    def __init__(self, releases: Holds[StageRelease]) -> None:
+        self._releases = releases
 
     def selector_scores(
         self, release: str, page: PageView, lists: np.ndarray
@@ -26,10 +24,10 @@ class Selector:
             lists: int32 [A, C] catalogue rows, 0 = padding.
 
         Returns:
-            Scores float [A, C], or none if this is another release.
+            Scores float [A, C], or none if this replica does not hold the release.
         """
-        predictor = self._predictor
-        if release != predictor.bundle_id:
-            return StageAnswer(predictor.bundle_id, None)
-        context = predictor.context(requests_table(page, self._columns))
-        return StageAnswer(release, predictor.selector_scores(context, lists))
+        held = self._releases.get(release)
+        if held is None:
+            return StageAnswer("", None)
+        scores = held.predictor.selector_scores(held.context(page), lists)
+        return StageAnswer(release, scores)

@@ -5,18 +5,22 @@ A candidate ads of one request   C creatives per list, padded with 0
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from cachetools import LRUCache
 
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.kept import FittedFeatures
-from serve.release import PageView, Release, microseconds
+from serve.release import PageView, request_columns, requests_table
+
+# Pages that a replica remembers: those in flight, with room to spare.
+_PAGES_KEPT = 128
 
 
 class StagePredictor(Protocol):
@@ -41,6 +45,10 @@ class StagePredictor(Protocol):
         """Encode a requests table, one row per candidate ad."""
         ...
 
+    def context_part(self, context: Any) -> Any:  # noqa: ANN401
+        """Return the ranker's part of the context, which no choice changes."""
+        ...
+
     def selector_scores(self, context: Any, lists: np.ndarray) -> np.ndarray:  # noqa: ANN401
         """Return float [A, C]."""
         ...
@@ -49,13 +57,18 @@ class StagePredictor(Protocol):
         """Return float [A, C]."""
         ...
 
-    def pctr(self, context: Any, creative_row: np.ndarray) -> np.ndarray:  # noqa: ANN401
+    def pctr(
+        self,
+        context: Any,  # noqa: ANN401
+        creative_row: np.ndarray,
+        context_part: Any = None,  # noqa: ANN401
+    ) -> np.ndarray:
         """Return float [A]."""
         ...
 
 
-LoadPredictor = Callable[[], StagePredictor]
-"""Opens the bundle of a stage; a test passes its own."""
+LoadPredictor = Callable[[str], StagePredictor]
+"""Opens the bundle of a stage by its path; a test passes its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,8 @@ class StageAnswer:
 
     release: str
     scores: np.ndarray | None
-    """None: this stage does not hold the release it was asked for."""
+    """None: this stage does not hold the release it was asked for, or has nothing
+    to say."""
 
 
 class RemoteMethod(Protocol):
@@ -84,6 +98,9 @@ class Stages:
     selector_scores: RemoteMethod
     teacher_scores: RemoteMethod
     pctr: RemoteMethod
+    open_page: RemoteMethod | None = None
+    """Lets the ranker do what no choice changes while the selector chooses; None
+    where that does not pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,38 +118,72 @@ class InProcess:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A stage's method that takes less time than handing it to a thread would cost."""
+
+    method: Callable[[str, PageView, np.ndarray], StageAnswer]
+
+    async def remote(
+        self, release: str, page: PageView, creatives: np.ndarray
+    ) -> StageAnswer:
+        """Run at once; nothing else runs meanwhile, so it must be quick."""
+        return self.method(release, page, creatives)
+
+
+class StageRelease:
+    """One release in a stage: its predictor, and what it made of recent pages.
+
+    Selector and ranker of one process share it, so that a request is encoded once.
+    """
+
+    def __init__(self, predictor: StagePredictor) -> None:
+        self.predictor = predictor
+        self._columns = request_columns(predictor.fitted.spec.of("request"))
+        self._pages: LRUCache[tuple[str, str], Any] = LRUCache(_PAGES_KEPT)
+        self._lock = threading.Lock()
+
+    def context(self, page: PageView) -> Any:  # noqa: ANN401 - the predictor's own
+        """Return the encoded page; encoded now unless it is remembered."""
+        return self._kept(
+            "context",
+            page,
+            lambda: self.predictor.context(requests_table(page, self._columns)),
+        )
+
+    def context_part(self, page: PageView) -> Any:  # noqa: ANN401
+        """Return the ranker's part of the page, as `context`."""
+        return self._kept(
+            "part", page, lambda: self.predictor.context_part(self.context(page))
+        )
+
+    def _kept(self, what: str, page: PageView, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+        key = (page.token, what)
+        with self._lock:
+            made = self._pages.get(key)
+        if made is None:
+            made = make()
+            if page.token:
+                with self._lock:
+                    self._pages[key] = made
+        return made
+
+
 def load_predictor(bundle: str | Path) -> StagePredictor:
-    """Open a bundle in a replica, with one thread per request.
+    """Open a bundle in a replica and try it out, with one thread per request.
 
     Replicas are processes and share few cores: more threads in each would only
     fight. The library reads the setting when it is first imported, hence here.
+
+    Raises:
+        InputError: not a whole bundle, or its golden requests get other scores than
+            when it was made.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from cacs_ray.bundle import Predictor
+    from cacs_ray.golden import replay_golden
 
-    return Predictor.load(bundle)
-
-
-def golden_page(predictor: StagePredictor) -> tuple[PageView, np.ndarray]:
-    """Return a page view that a bundle can score, with its creative lists.
-
-    Raises:
-        InputError: the catalogue is empty.
-    """
-    catalogue = predictor.catalogue
-    release = Release(
-        predictor.bundle_id, catalogue, predictor.fitted.spec.of("request")
-    )
-    asked = release.golden_request(datetime.now(UTC))
-    ts_us = microseconds(asked.request_ts or datetime.now(UTC))
-    ad_ids = tuple(candidate.ad_id for candidate in asked.candidates)
-    page = PageView(
-        request_id=asked.request_id,
-        request_ts_us=ts_us,
-        user_id=None,
-        features={},
-        ad_ids=ad_ids,
-        bid_micros=tuple(candidate.bid_micros for candidate in asked.candidates),
-    )
-    ad_rows = catalogue.ad_row(ad_ids)
-    return page, catalogue.lists(ad_rows, np.full(len(ad_ids), ts_us))
+    predictor = Predictor.load(bundle)
+    # The first pass through a model is slow: no request shall pay for it either.
+    replay_golden(bundle, predictor)
+    return predictor

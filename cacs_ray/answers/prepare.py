@@ -4,16 +4,16 @@ A rows of the table, one per candidate ad   R requests
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cacs_ray.data.casting import CastTable, cast_table
 from cacs_ray.data.declaration import KIND_TYPES, LayoutColumn
 from cacs_ray.decision.candidates import Candidates
+from cacs_ray.decision.controls import ControlRows
 from cacs_ray.errors import InputError
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
@@ -34,19 +34,24 @@ class PreparedRequests:
 
 
 def prepare_requests(
-    catalogue: Catalogue, requests: pa.Table, fields: Sequence[FieldSpec] = ()
+    catalogue: Catalogue,
+    requests: pa.Table,
+    fields: Sequence[FieldSpec] = (),
+    controls: ControlRows | None = None,
 ) -> PreparedRequests:
     """Check a requests table and look up which creatives may be shown.
 
     A row is rejected whole, with the first rule it breaks: `missing_required`,
     `wrong_type`, `bad_bid`, `duplicate_candidate`, `unknown_ad`, `unknown_creative`,
     `creative_of_other_ad`, `creative_not_live` (nothing to choose from, or the
-    pinned creative is not live).
+    pinned creative is not live), `creative_excluded` (the controls leave nothing to
+    choose from, or not the creative that the request pins).
 
     Args:
         catalogue: what may be shown.
         requests: the contract's requests table; other columns pass through.
         fields: the request's declared features; their columns get their types.
+        controls: what the operator says, by rows of the catalogue.
 
     Returns:
         Accepted rows with their candidates, and the rejects; accepted + rejected
@@ -69,12 +74,22 @@ def prepare_requests(
     lists = _restrict(table, catalogue, ad_rows, lists, rules)
     _mark(rules, lists[:, 0] == 0, "creative_not_live")
     pinned = _pins(table, catalogue, ad_rows, lists, rules)
+    if controls is not None:
+        lists = controls.allowed(lists, ts)
+        _mark(rules, lists[:, 0] == 0, "creative_excluded")
+        is_left = (lists == pinned[:, None]).any(axis=1)
+        _mark(rules, (pinned > 0) & ~is_left, "creative_excluded")
+        theirs = controls.pinned[ad_rows]
+        may = (pinned == 0) & (lists == theirs[:, None]).any(axis=1)
+        pinned = np.where(may, theirs, pinned)
     kept = _by_request(table, np.flatnonzero(rules == ""))
     rejected = np.flatnonzero(rules != "")
     accepted = table.take(kept)
     return PreparedRequests(
         requests=accepted,
-        candidates=_candidates(accepted, lists[kept], pinned[kept]),
+        candidates=_capped(
+            _candidates(accepted, lists[kept], pinned[kept]), ad_rows[kept], controls
+        ),
         ad_rows=ad_rows[kept],
         rejects=requests.take(rejected).append_column(
             Column.RULE, pa.array(rules[rejected].tolist(), pa.string())
@@ -124,8 +139,18 @@ def _not_positive(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _is_repeated(table: pa.Table) -> np.ndarray:
-    keys = pl.DataFrame(table.select([Column.REQUEST_ID, Column.AD_ID]))
-    return ~keys.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+    # On codes: one request has a few ads, and a query engine takes milliseconds.
+    codes = [
+        table[name]
+        .combine_chunks()
+        .dictionary_encode(null_encoding="encode")
+        .indices.to_numpy()
+        for name in (Column.REQUEST_ID, Column.AD_ID)
+    ]
+    _, first = np.unique(np.stack(codes), axis=1, return_index=True)
+    is_repeated = np.ones(table.num_rows, bool)
+    is_repeated[first] = False
+    return is_repeated
 
 
 def _restrict(
@@ -179,6 +204,22 @@ def _by_request(table: pa.Table, rows: np.ndarray) -> np.ndarray:
     """Order rows by request, requests by first appearance, ads as given."""
     ids = table[Column.REQUEST_ID].take(rows).combine_chunks().dictionary_encode()
     return rows[np.argsort(ids.indices.to_numpy(), kind="stable")]
+
+
+def _capped(
+    candidates: Candidates, ad_rows: np.ndarray, controls: ControlRows | None
+) -> Candidates:
+    """Return candidates with the bounds that the operator gives."""
+    if controls is None:
+        return candidates
+    shares = controls.max_share[candidates.creative_lists]
+    exploration = controls.max_exploration[ad_rows]
+    return replace(
+        candidates,
+        # None where all are free: the bounds cost time.
+        max_share=shares if (shares < 1).any() else None,
+        max_exploration=exploration if (exploration < 1).any() else None,
+    )
 
 
 def _candidates(

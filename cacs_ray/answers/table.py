@@ -35,7 +35,7 @@ def decisions_table(
     requests, candidates = prepared.requests, prepared.candidates
     num_rows = requests.num_rows
     is_shown = decisions.slot >= 0
-    creative_ids = np.array(catalogue.creative_ids, dtype=object)
+    creative_ids = catalogue.creative_id_array
     lengths = candidates.mask.sum(1)
     candidate_ids = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()),

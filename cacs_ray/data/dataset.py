@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import yaml
 
 from cacs_ray.data.checks import VERSION, DescriptionCheck
 from cacs_ray.data.declaration import ColumnSource, Dataset, FeatureDeclaration
 from cacs_ray.data.files import write_bytes
+from cacs_ray.data.reading import file_schema
 from cacs_ray.errors import InputError
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "FeatureDeclaration",
     "read_dataset",
     "write_dataset",
+    "write_feedback_dataset",
 ]
 
 DATASET_FILE: Final = "dataset.yaml"
@@ -93,6 +96,46 @@ def write_dataset(
         }
     text = yaml.safe_dump(described, sort_keys=False, default_flow_style=None)
     write_bytes(Path(directory) / DATASET_FILE, text.encode())
+
+
+def write_feedback_dataset(directory: str | Path, dataset: Dataset) -> None:
+    """Describe impressions that came back from serving as a dataset of their own.
+
+    Its impressions are `impressions/` in the directory; creatives, ads and users stay
+    where they are. Features are those of `dataset`, whose request columns stand in
+    the decision log under the names that training gave them.
+
+    Args:
+        directory: where `dataset.yaml` goes.
+        dataset: what was trained on.
+
+    Raises:
+        InputError: pictures are named by paths from the dataset's own directory,
+            which would lead elsewhere from the new one.
+    """
+    for feature in dataset.fields("creative"):
+        if feature.kind == "image" and _is_path(dataset, feature):
+            raise InputError(
+                "pictures are named by path: write the dataset beside them by hand",
+                source=dataset.path,
+                field=feature.name,
+                rule="picture_paths",
+            )
+    entities = {k: v for k, v in dataset.columns.items() if k != "impressions"}
+    write_dataset(
+        directory,
+        tables={**dataset.tables, "impressions": "impressions/"},
+        features=dataset.features,
+        shared_vocabularies=dataset.shared_vocabularies,
+        columns=entities,
+    )
+
+
+def _is_path(dataset: Dataset, feature: FeatureDeclaration) -> bool:
+    source = dataset.columns.get("creatives", {}).get(feature.column)
+    name = source.column if source else feature.column
+    files = dataset.files("creatives")
+    return bool(files) and pa.types.is_string(file_schema(files[0]).field(name).type)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

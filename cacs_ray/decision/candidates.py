@@ -28,6 +28,11 @@ class Candidates:
     At least one per ad."""
     pinned: np.ndarray
     """int32 [A]: the catalogue row that must be shown, or 0."""
+    max_share: np.ndarray | None = None
+    """float64 [A, C]: bound of each creative's probability, in (0, 1]; None = 1."""
+    max_exploration: np.ndarray | None = None
+    """float64 [A]: bound of the probability of another creative than the best one;
+    None = 1."""
 
     @property
     def mask(self) -> np.ndarray:
@@ -55,6 +60,11 @@ class Decisions:
     """int32 [A]: place on the page, -1 = not shown."""
     price_micros: np.ndarray
     """int64 [A]: price per click, 0 = not shown."""
+    list_scores: np.ndarray | None = None
+    """float64 [A, C]: the scores that the choice was made from; NaN for padding."""
+    list_probabilities: np.ndarray | None = None
+    """float64 [A, C]: P(creative | ad, request) of every creative of the list; a
+    pinned creative has 1, if it is of the list."""
 
 
 class Scorers(Protocol):

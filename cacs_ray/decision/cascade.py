@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,6 +32,9 @@ class DecisionSettings(Config):
     """Places per request."""
     epsilon: float = Field(default=0.0, ge=0, le=1)
     """Share of uniform choice in the policies that follow a score."""
+    thompson_prior: Literal["log", "content"] = "log"
+    """Beta prior of the policy `thompson`: the same for all creatives, as fitted on
+    the log, or moved by the selector's score, see `creative_policy.content_prior`."""
     reserve_micros: int = Field(default=1, ge=1)
     """Least price of a click; an ad that bids less is not shown."""
 
@@ -48,6 +51,8 @@ class _Selection:
     """float64 [A, C]; NaN for padding, everywhere if the policy has no scores."""
     score: np.ndarray
     """float64 [A]: score of the choice, or NaN."""
+    probabilities: np.ndarray
+    """float64 [A, C]: what the choice was drawn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ async def decide(
     - `parallel`: both at once; the CTR of the ad is moved by how far the chosen
       creative stands out, sigmoid(logit(pctr of the ad) + score of the choice -
       mean score of its list) (after Peri-CR, arXiv 2312.12750).
+    - `rank_only`: nobody chooses: the first creative of each list is priced. What a
+      service does that knows no creatives, and what selection is timed against.
     - `random`, `popular`, `thompson`, `teacher`: as `cacs`, with another choice.
 
     The choice for one request depends on that request alone, see
@@ -110,6 +117,8 @@ async def decide(
         ecpm_micros=allocation.ecpm_micros,
         slot=allocation.slot,
         price_micros=allocation.price_micros,
+        list_scores=outcome.selection.scores,
+        list_probabilities=outcome.selection.probabilities,
     )
 
 
@@ -171,25 +180,45 @@ async def _select_random(
     return _choose(candidates, creative_policy.uniform_probabilities(candidates.mask))
 
 
-async def _select_thompson(
+async def _select_first(
     candidates: Candidates,
-    scorers: Scorers,
-    settings: DecisionSettings,  # noqa: ARG001 - it explores by itself
+    scorers: Scorers,  # noqa: ARG001
+    settings: DecisionSettings,  # noqa: ARG001
+) -> _Selection:
+    lists, pinned = candidates.creative_lists, candidates.pinned
+    size = len(lists)
+    return _Selection(
+        creative_row=np.where(pinned > 0, pinned, lists[:, 0]).astype(np.int32),
+        propensity=np.ones(size),
+        scores=np.full(lists.shape, np.nan),
+        score=np.full(size, np.nan),
+        probabilities=_certain(candidates, np.zeros(size, np.int64)),
+    )
+
+
+async def _select_thompson(
+    candidates: Candidates, scorers: Scorers, settings: DecisionSettings
 ) -> _Selection:
     mask = candidates.mask
     counts = tuple(
         _checked_scores(column, mask, candidates, "counts")
         for column in await scorers.counts(candidates)
     )
+    fitted = scorers.prior()
+    alpha, beta = np.full(mask.shape, fitted[0]), np.full(mask.shape, fitted[1])
+    if settings.thompson_prior == "content":
+        scores = await scorers.selector_scores(candidates)
+        scores = _checked_scores(scores, mask, candidates, "selector")
+        alpha, beta = creative_policy.content_prior(scores, mask, fitted)
     probabilities = np.zeros(mask.shape)
     generators = creative_policy.request_generators(
         candidates.request_ids, purpose="posterior"
     )
     for ads, rng in zip(_ads_by_request(candidates), generators, strict=True):
         probabilities[ads] = creative_policy.thompson_probabilities(
-            counts[0][ads], counts[1][ads], mask[ads], scorers.prior(), rng
+            counts[0][ads], counts[1][ads], mask[ads], (alpha[ads], beta[ads]), rng
         )
-    return _choose(candidates, probabilities)
+    return _choose(candidates, _explored(candidates, probabilities))
 
 
 def _choose_best(
@@ -199,7 +228,14 @@ def _choose_best(
     probabilities = creative_policy.epsilon_greedy_probabilities(
         scores, candidates.mask, epsilon
     )
-    return _choose(candidates, probabilities, scores)
+    return _choose(candidates, _explored(candidates, probabilities), scores)
+
+
+def _explored(candidates: Candidates, probabilities: np.ndarray) -> np.ndarray:
+    """Bound how much is explored, where the operator says so."""
+    if candidates.max_exploration is None:
+        return probabilities
+    return creative_policy.cap_exploration(probabilities, candidates.max_exploration)
 
 
 def _choose(
@@ -210,8 +246,15 @@ def _choose(
     """Draw one creative per ad; pins come before the choice."""
     if scores is None:
         scores = np.full(probabilities.shape, np.nan)
+    if candidates.max_share is not None:
+        probabilities = creative_policy.cap_shares(
+            probabilities, candidates.max_share, candidates.mask
+        )
     lists, pinned = candidates.creative_lists, candidates.pinned
-    choice = creative_policy.draw_choice(probabilities, _uniforms(candidates))
+    # Nothing is drawn where nothing is left to chance: the draw would not matter.
+    is_certain = bool(((probabilities == 0) | (probabilities == 1)).all())
+    uniforms = np.zeros(len(lists)) if is_certain else _uniforms(candidates)
+    choice = creative_policy.draw_choice(probabilities, uniforms)
     ads = np.arange(len(lists))
     is_pinned = pinned > 0
     in_list = lists == pinned[:, None]
@@ -222,7 +265,16 @@ def _choose(
         propensity=np.where(is_pinned, 1.0, choice.propensity),
         scores=scores,
         score=score,
+        probabilities=np.where(is_pinned[:, None], in_list, probabilities),
     )
+
+
+def _certain(candidates: Candidates, index: np.ndarray) -> np.ndarray:
+    """Return probabilities that leave no choice: the pinned one, else `index`."""
+    lists, pinned = candidates.creative_lists, candidates.pinned[:, None]
+    first = np.arange(lists.shape[1]) == index[:, None]
+    certain: np.ndarray = np.where(pinned > 0, lists == pinned, first).astype(float)
+    return certain
 
 
 def _uniforms(candidates: Candidates) -> np.ndarray:
@@ -279,6 +331,7 @@ def _checked_scores(
 
 _SELECTIONS: Final = {
     "cacs": _select_by_student,
+    "rank_only": _select_first,
     "random": _select_random,
     "popular": _select_popular,
     "thompson": _select_thompson,
@@ -289,6 +342,7 @@ _ORDERS: Final[dict[PolicyName, Order]] = {
     "cacs": _select_then_rank,
     "post_rank": _rank_then_select,
     "parallel": _side_by_side,
+    "rank_only": _select_then_rank,
     "random": _select_then_rank,
     "popular": _select_then_rank,
     "thompson": _select_then_rank,

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import special
 
 Scores = Float[np.ndarray, "A C"]
 Mask = Bool[np.ndarray, "A C"]
 Probabilities = Float[np.ndarray, "A C"]
+
+_NEVER = 1e-12
+"""Probability that counts as none."""
 
 THOMPSON_DRAWS = 128
 """Joint posterior draws per list; the smallest propensity is 1 / (129 C)."""
@@ -84,11 +88,47 @@ def smoothed_ctr(
     return rate
 
 
+def content_prior(
+    scores: Scores, mask: Mask, prior: tuple[float, float]
+) -> tuple[Scores, Scores]:
+    r"""Give each creative a Beta prior of its own, moved by how far it stands out.
+
+    .. math::
+        m_c = \sigma\bigl(\mathrm{logit}\tfrac{\alpha}{\alpha+\beta}
+              + s_c - \bar{s}\bigr), \qquad
+        (\alpha_c, \beta_c) = (\alpha+\beta)\,(m_c, 1-m_c)
+
+    The selector's scores follow a creative's content where its identity is not
+    known, so a new creative starts from what its picture and title promise instead
+    of from the mean of all; its strength stays that of the fitted prior.
+
+    Args:
+        scores: click logits up to a constant of each list, of real creatives.
+        mask: True for a real creative.
+        prior: (alpha, beta) > 0, fitted on training.
+
+    Returns:
+        (alpha, beta), float64 [A, C].
+
+    >>> alpha, beta = content_prior(np.array([[0.0, 0.0]]), np.ones((1, 2), bool),
+    ...                             (1.0, 19.0))
+    >>> alpha.round(6).tolist(), beta.round(6).tolist()
+    ([[1.0, 1.0]], [[19.0, 19.0]])
+    """
+    strength = prior[0] + prior[1]
+    real = np.where(mask, scores, 0.0)
+    mean = real.sum(1, keepdims=True) / np.maximum(mask.sum(1, keepdims=True), 1)
+    rate = special.expit(special.logit(prior[0] / strength) + real - mean)
+    # A Beta needs both of its parameters to be positive.
+    rate = np.clip(rate, 1e-6, 1 - 1e-6)
+    return strength * rate, strength * (1 - rate)
+
+
 def thompson_probabilities(
     clicks: Scores,
     impressions: Scores,
     mask: Mask,
-    prior: tuple[float, float],
+    prior: tuple[float | Scores, float | Scores],
     rng: np.random.Generator,
 ) -> Probabilities:
     """Estimate for each creative the probability that its CTR is the highest.
@@ -101,20 +141,84 @@ def thompson_probabilities(
         clicks: clicks of each creative so far.
         impressions: impressions of each creative so far, >= clicks.
         mask: True for a real creative.
-        prior: (alpha, beta) > 0 of the Beta prior.
+        prior: (alpha, beta) > 0 of the Beta prior, for all alike or one each.
         rng: source of the draws; they do not depend on the padding.
 
     Returns:
         Rows that sum to one, positive for every real creative.
     """
-    alpha, beta = prior
-    posterior = (alpha + clicks)[mask], beta + (impressions - clicks)[mask]
+    alpha, beta = (np.broadcast_to(one, mask.shape) for one in prior)
+    posterior = (alpha + clicks)[mask], (beta + impressions - clicks)[mask]
     draws = np.full((THOMPSON_DRAWS, *mask.shape), -np.inf)
     draws[:, mask] = rng.beta(*posterior, size=(THOMPSON_DRAWS, len(posterior[0])))
     best = draws.argmax(2)
     wins = (best[:, :, None] == np.arange(mask.shape[1])).sum(0)
     votes: np.ndarray = (wins + uniform_probabilities(mask)) / (THOMPSON_DRAWS + 1)
     return votes
+
+
+def cap_exploration(
+    probabilities: Probabilities, max_exploration: Float[np.ndarray, " A"]
+) -> Probabilities:
+    """Bound what goes to other creatives than the likeliest one of each list.
+
+    The others keep their proportions; the rest goes to the likeliest, ties to the
+    lowest index.
+
+    Args:
+        probabilities: rows that sum to one; 0 for padding.
+        max_exploration: bound of each row, in [0, 1].
+
+    >>> cap_exploration(np.array([[0.5, 0.3, 0.2]]), np.array([0.1]))
+    array([[0.9 , 0.06, 0.04]])
+    """
+    rows, best = np.arange(len(probabilities)), probabilities.argmax(1)
+    others = 1 - probabilities[rows, best]
+    bound = np.minimum(others, max_exploration)
+    shrink = np.divide(bound, others, out=np.ones_like(others), where=others > 0)
+    capped: np.ndarray = probabilities * shrink[:, None]
+    capped[rows, best] = 1 - bound
+    return capped
+
+
+def cap_shares(
+    probabilities: Probabilities, max_share: Float[np.ndarray, "A C"], mask: Mask
+) -> Probabilities:
+    """Bound the probability of each creative; the excess goes to the others.
+
+    What a capped creative loses is shared among those below their bound, in
+    proportion to their probabilities, and equally where these are all zero. Bounds
+    that together leave less than one are widened alike until they do.
+
+    Args:
+        probabilities: rows that sum to one; 0 for padding.
+        max_share: bounds in (0, 1]; padding may hold anything.
+        mask: True for a real creative.
+
+    Returns:
+        Rows that sum to one, each at most its (widened) bound.
+
+    >>> real = np.ones((1, 3), bool)
+    >>> cap_shares(np.array([[0.8, 0.1, 0.1]]), np.array([[0.5, 1.0, 1.0]]), real)
+    array([[0.5 , 0.25, 0.25]])
+    """
+    bounds = np.where(mask, max_share, 0.0)
+    bounds = bounds / np.minimum(bounds.sum(1, keepdims=True), 1.0)
+    capped = probabilities.copy()
+    # Each pass fills one creative to its bound, or there is nothing left over.
+    for _ in range(capped.shape[1]):
+        excess = np.maximum(capped - bounds, 0.0).sum(1, keepdims=True)
+        if not (excess > _NEVER).any():
+            break
+        capped = np.minimum(capped, bounds)
+        has_room = bounds - capped > 1e-15
+        weights = np.where(has_room, capped, 0.0)
+        # Probabilities that no draw would ever meet give no proportions.
+        is_zero = weights.sum(1, keepdims=True) < _NEVER
+        weights = np.where(is_zero, has_room, weights)
+        total = np.maximum(weights.sum(1, keepdims=True), 1e-300)
+        capped = capped + excess * weights / total
+    return capped
 
 
 def draw_choice(

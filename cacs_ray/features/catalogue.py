@@ -81,6 +81,11 @@ class Catalogue:
         )
 
     @cached_property
+    def creative_id_array(self) -> np.ndarray:
+        """The creative ids as an object array, to be gathered by row: [K + 1]."""
+        return np.array(self.creative_ids, dtype=object)
+
+    @cached_property
     def _ad_index(self) -> dict[str | None, int]:
         return {ad_id: row for row, ad_id in enumerate(self.ad_ids) if row}
 

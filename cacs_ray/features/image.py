@@ -157,9 +157,23 @@ def read_picture(content: bytes) -> np.ndarray | None:
     """Decode one picture to uint8 [224, 224, 3] RGB, or None if it is unreadable.
 
     The whole picture is squeezed into the square, nothing is cut off: a creative's
-    text often stands at its edge. It is turned as its EXIF tag says, and what is
-    transparent becomes white. Unreadable: other formats than PNG, JPEG, WebP, GIF
-    and BMP, truncated or damaged data, more than 50 million pixels.
+    text often stands at its edge. See `upright_picture` for what is unreadable.
+    """
+    picture = upright_picture(content)
+    if picture is None:
+        return None
+    small = picture.resize(
+        (PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0
+    )
+    return np.asarray(small)
+
+
+def upright_picture(content: bytes) -> Image.Image | None:
+    """Decode one picture to RGB in its own size, or None if it is unreadable.
+
+    It is turned as its EXIF tag says, and what is transparent becomes white.
+    Unreadable: other formats than PNG, JPEG, WebP, GIF and BMP, truncated or
+    damaged data, more than 50 million pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -195,7 +209,7 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def _decode(content: bytes) -> np.ndarray | None:
+def _decode(content: bytes) -> Image.Image | None:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
         if picture.width * picture.height > _MAX_PIXELS:
             return None
@@ -203,7 +217,4 @@ def _decode(content: bytes) -> np.ndarray | None:
         if upright.has_transparency_data:
             white = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(white, upright.convert("RGBA"))
-        small = upright.convert("RGB").resize(
-            (PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0
-        )
-    return np.asarray(small)
+        return upright.convert("RGB")

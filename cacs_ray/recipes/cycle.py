@@ -11,10 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cacs_ray.bundle import (
-    Predictor,
-    write_bundle,
-)
+from cacs_ray.bundle import Predictor
+from cacs_ray.bundling import write_bundle
 from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.logs import REJECTS, VALIDATED, ValidatedLog, validate_log

@@ -4,7 +4,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from cacs_ray import __version__
-from cacs_ray.bundle import BundleParts, creative_vectors
+from cacs_ray.bundle import creative_vectors
+from cacs_ray.bundling import BundleParts
 from cacs_ray.features.context import Entities
 from cacs_ray.features.store import open_encoded, open_fitted
 from cacs_ray.models.calibration import Calibration

@@ -5,7 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cacs_ray.bundle import BundleParts, Predictor, write_bundle
+from cacs_ray.bundle import Predictor
+from cacs_ray.bundling import BundleParts, write_bundle
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.entities import read_entities
 from cacs_ray.data.files import atomic_directory, read_json

@@ -6,7 +6,7 @@ import re
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from serve.metrics import Metrics
+from serve.metrics import LogCounts, Metrics
 from tests.contracts.sources import ROOT
 
 DASHBOARD = json.loads((ROOT / "serve" / "grafana_dashboard.json").read_text())
@@ -26,7 +26,10 @@ GROUPING = re.compile(r"\b(?:by|without)\s*\(([^()]*)\)")
 def labels_by_series():
     """Return the labels of every series that a gateway can have."""
     found = {}
-    for metric in vars(Metrics()).values():
+    metrics = Metrics()
+    logs = [one for one in vars(metrics).values() if isinstance(one, LogCounts)]
+    counts = [getattr(log, name) for log in logs for name in log.__slots__]
+    for metric in [*vars(metrics).values(), *counts]:
         if isinstance(metric, MetricWrapperBase):
             (family,) = metric.describe()
             for suffix in SUFFIXES[family.type]:

@@ -13,7 +13,9 @@ from ray import serve
 
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FeatureSpec, FieldSpec
-from serve.app import AppArgs, compose
+from serve.app import Wiring, compose
+from serve.arguments import AppArgs
+from serve.board import Entry, ReleaseBoard
 from serve.release import Release
 
 FIELD = FieldSpec(name="device", of="request", kind="category", column="device")
@@ -50,7 +52,7 @@ def tiny_loaders():
     fields = (FIELD,)
     spec = FeatureSpec(fields=fields, vocabularies=())
 
-    def load_predictor():
+    def load_predictor(_):
         return SimpleNamespace(
             bundle_id="r1",
             fitted=SimpleNamespace(spec=spec),
@@ -59,10 +61,11 @@ def tiny_loaders():
             # The later creative is liked better; pinned down by its row number.
             selector_scores=lambda _, lists: lists.astype(np.float32),
             teacher_scores=lambda _, lists: lists.astype(np.float32),
-            pctr=lambda _, row: row / 100,
+            context_part=lambda _: None,
+            pctr=lambda _, row, __: row / 100,
         )
 
-    return lambda: Release("r1", catalogue, fields), load_predictor
+    return lambda _: Release("r1", catalogue, fields), load_predictor
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["composed", "fused"])
@@ -70,7 +73,11 @@ def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
     args = AppArgs(
         bundle="tiny", budget_ms=5_000, fused=fused, decision_log=str(tmp_path)
     )
-    serve.run(compose(args, *tiny_loaders()), name="ads", route_prefix="/")
+    board = ReleaseBoard(tmp_path / "board")
+    kinds = ("gateway",) if fused else ("gateway", "selector", "ranker")
+    board.begin(Entry(bundle_id="r1", path="tiny"), kinds)
+    wiring = Wiring(args, board, {}, *tiny_loaders())
+    serve.run(compose(wiring), name="ads", route_prefix="/")
 
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
         answer = client.post("/v1/decide", json=PAGE_VIEW)

@@ -16,8 +16,11 @@ import pytest
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
-from serve.gateway import Gateway
+from serve.arms import LIVE, Arm, Arms
+from serve.gateway import Gateway, Logs, Rules, ServedRelease
+from serve.holder import OneRelease
 from serve.http import create_http
+from serve.page import PageSource
 from serve.release import Release
 from serve.stage import StageAnswer, Stages
 
@@ -87,11 +90,12 @@ class Service:
     selector: Stage
     teacher: Stage
     ranker: Stage
+    page: PageSource | None = None
 
     def send(self, body, *, path="/v1/decide", method="POST", headers=None):
         async def ask():
             transport = httpx.ASGITransport(
-                create_http(self.gateway), raise_app_exceptions=False
+                create_http(self.gateway, page=self.page), raise_app_exceptions=False
             )
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://serve"
@@ -114,16 +118,24 @@ def release():
 
 @pytest.fixture
 def make_service(release):
-    def make(*, budget_s=5.0, log=None, metrics=None, **settings):
+    def make(*, budget_s=5.0, log=None, shadow=None, rules=None, **settings):
         stages = SimpleNamespace(
             selector=Stage(SCORES), teacher=Stage(SCORES), ranker=Stage(PCTR)
         )
+        held = settings.pop("held", None) or OneRelease("r1", ServedRelease(release))
+        metrics = settings.pop("metrics", None)
+        live = Arm(LIVE, None, DecisionSettings(**{"num_slots": 2, **settings}))
         gateway = Gateway(
-            release,
+            held,
             Stages(stages.selector, stages.teacher, stages.ranker),
-            DecisionSettings(**{"num_slots": 2, **settings}),
-            budget_s=budget_s,
-            log=log,
+            Rules(
+                **{
+                    "arms": Arms("arms", [], live),
+                    "budget_s": budget_s,
+                    **(rules or {}),
+                }
+            ),
+            logs=Logs(log, **(shadow or {})),
             metrics=metrics,
         )
         return Service(gateway, stages.selector, stages.teacher, stages.ranker)

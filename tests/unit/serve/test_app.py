@@ -1,14 +1,18 @@
 """What the graph promises before it runs: its arguments, its configuration file."""
 
+import re
 from pathlib import Path
 
 import click
 import pytest
 import yaml
 from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
-from serve.app import AppArgs, build_app, compose
+from serve.app import Wiring, build_app, compose
+from serve.arguments import AppArgs
+from serve.board import ReleaseBoard
 
 CONFIG = Path(__file__).parents[3] / "serve" / "config.yaml"
 
@@ -23,13 +27,24 @@ def deployment_names(application) -> set[str]:
     return names
 
 
+def graph(args):
+    """The graph of a service whose board has not begun: nothing is started here."""
+    nothing = ReleaseBoard("never-made")
+    return compose(Wiring(args, nothing, {}, lambda _: None, lambda _: None))
+
+
 @pytest.mark.parametrize(
     ("fused", "names"),
     [(False, {"Gateway", "Selector", "Ranker"}), (True, {"Gateway"})],
 )
 def test_stages_are_deployments_of_their_own_unless_fused(fused, names):
     args = AppArgs(bundle="any", fused=fused)
-    assert deployment_names(compose(args, lambda: None, lambda: None)) == names
+    assert deployment_names(graph(args)) == names
+
+
+def test_following_a_champion_takes_a_process_of_its_own():
+    args = AppArgs(bundle="any", fused=True, model="selector")
+    assert deployment_names(graph(args)) == {"Gateway", "Follower"}
 
 
 def test_a_directory_that_is_no_bundle_is_refused_before_anything_starts(tmp_path):
@@ -51,9 +66,31 @@ def test_the_shipped_configuration_fits_the_graph():
     args = AppArgs.model_validate(application.args)
     deployments = config["applications"][0]["deployments"]
 
-    graph = compose(args, lambda: None, lambda: None)
-    assert {d["name"] for d in deployments} == deployment_names(graph)
+    assert {d["name"] for d in deployments} == deployment_names(graph(args))
     # Ray ignores keys that it does not know: a typo would go unnoticed.
     for deployment in deployments:
         assert set(deployment) <= set(DeploymentSchema.model_fields)
     assert config["http_options"]["host"] == "127.0.0.1"
+
+
+def test_what_the_configuration_offers_in_comments_is_valid():
+    lines = CONFIG.read_text().splitlines()
+    start, stop = lines.index("    args:"), lines.index("    deployments:")
+    offered = [re.sub(r"^( +)# ?", r"\1", line) for line in lines[start:stop]]
+    assert offered != lines[start:stop]
+
+    args = AppArgs.model_validate(yaml.safe_load("\n".join(offered))["args"])
+
+    assert args.model
+    assert args.controls
+    assert [arm.name for arm in args.experiment.arms] == ["next", "old_order"]
+    assert args.experiment.shadow
+    assert args.experiment.shadow != args.bundle
+
+
+def test_the_shipped_scaling_has_no_key_that_ray_would_ignore():
+    config = yaml.safe_load(CONFIG.read_text())
+    for deployment in config["applications"][0]["deployments"]:
+        scaling = deployment["autoscaling_config"]
+        assert set(scaling) <= set(AutoscalingConfig.model_fields)
+        assert scaling["min_replicas"] >= 1

@@ -1,15 +1,17 @@
 """What a stage promises: it answers for its own release, from the request alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cacs_ray.errors import InputError
 from cacs_ray.schema import REQUESTS, Column
+from serve.holder import OneRelease
 from serve.ranker import Ranker
 from serve.release import PageView, request_columns, requests_table
 from serve.selector import Selector
+from serve.stage import StageRelease
 
 PAGE = PageView(
     request_id="q1",
@@ -24,13 +26,14 @@ LISTS = np.array([[1, 2], [3, 0]], np.int32)
 
 @pytest.fixture
 def predictor(release):
-    asked = []
+    asked, parts = [], []
 
     def context(requests):
         asked.append(requests)
         return requests
 
-    def by_row(_, rows):
+    def by_row(_, rows, part=None):
+        parts.extend([part] if part else [])
         return rows * 10.0
 
     return SimpleNamespace(
@@ -40,11 +43,17 @@ def predictor(release):
         ),
         catalogue=release.catalogue,
         asked=asked,
+        parts=parts,
+        context_part=lambda _: "part of a page",
         context=context,
         selector_scores=by_row,
         teacher_scores=by_row,
         pctr=by_row,
     )
+
+
+def held(predictor):
+    return OneRelease("r1", StageRelease(predictor))
 
 
 @pytest.mark.parametrize(
@@ -57,24 +66,36 @@ def predictor(release):
 )
 class TestEveryStage:
     def test_it_scores_the_asked_creatives(self, predictor, stage, method, creatives):
-        answer = getattr(stage(lambda: predictor), method)("r1", PAGE, creatives)
+        answer = getattr(stage(held(predictor)), method)("r1", PAGE, creatives)
         assert answer.release == "r1"
         assert answer.scores.tolist() == (creatives * 10.0).tolist()
 
     def test_it_refuses_another_release(self, predictor, stage, method, creatives):
-        started = stage(lambda: predictor)
-        num_asked = len(predictor.asked)
+        answer = getattr(stage(held(predictor)), method)("r2", PAGE, creatives)
 
-        answer = getattr(started, method)("r2", PAGE, creatives)
+        assert answer.scores is None
+        assert not predictor.asked
 
-        assert (answer.release, answer.scores) == ("r1", None)
-        assert len(predictor.asked) == num_asked
 
-    def test_it_is_warm_before_the_first_request(
-        self, predictor, stage, method, creatives
-    ):
-        stage(lambda: predictor)
-        assert len(predictor.asked) == 1
+def test_a_page_is_encoded_once_for_all_stages_of_a_process(predictor):
+    releases = held(predictor)
+    page = replace(PAGE, token="page-1")
+
+    ranker = Ranker(releases)
+    ranker.open_page("r1", page, LISTS[:0, 0])
+    Selector(releases).selector_scores("r1", page, LISTS)
+    ranker.pctr("r1", page, LISTS[:, 0])
+
+    assert len(predictor.asked) == 1
+    assert predictor.parts == ["part of a page"]
+
+
+def test_pages_with_tokens_of_their_own_never_share_what_was_encoded(predictor):
+    ranker = Ranker(held(predictor))
+    for token in ("page-1", "page-2", "", ""):
+        ranker.pctr("r1", replace(PAGE, token=token), LISTS[:, 0])
+    # Without a token nothing is kept, not even within one call.
+    assert len(predictor.asked) == 2 + 2 * 2
 
 
 def test_a_stage_sees_the_contracts_requests_table(release):
@@ -87,18 +108,3 @@ def test_a_stage_sees_the_contracts_requests_table(release):
     assert table["taste"].to_pylist() == [[0.5, 1.0]] * 2
     # Declared and not sent: unknown.
     assert table["query"].null_count == 2
-
-
-def test_a_release_without_creatives_is_refused(release, predictor):
-    from dataclasses import replace
-
-    catalogue = release.catalogue
-    predictor.catalogue = replace(
-        catalogue,
-        creative_ids=("",),
-        creative_ad_row=catalogue.creative_ad_row[:1],
-        live_from_us=catalogue.live_from_us[:1],
-        live_until_us=catalogue.live_until_us[:1],
-    )
-    with pytest.raises(InputError, match="empty_catalogue"):
-        Selector(lambda: predictor)

@@ -1,0 +1,70 @@
+"""What may be configured about the service."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cacs_ray.config import Config
+from cacs_ray.decision.cascade import DecisionSettings
+from cacs_ray.schema import PolicyName
+from serve.arms import ExperimentArgs
+
+
+class AppArgs(Config):
+    """What `serve run serve.app:build_app key=value` may set."""
+
+    bundle: str
+    """Directory of the bundle to serve; the same on every node."""
+    budget_ms: float = Field(default=50.0, gt=0, le=10_000)
+    """Time to answer in, unless a request brings its own."""
+    fused: bool = False
+    """All stages in the gateway's process instead of one deployment each."""
+    decision_log: str | None = None
+    """Directory of the decision log; without it decisions are not kept."""
+    click_log: str | None = None
+    """Directory of the click log; without it clicks are not taken."""
+    shadow_log: str | None = None
+    """Directory of the shadow's decisions; without it they are only counted."""
+    dataset: str | None = None
+    """Directory of a dataset.yaml: titles, pictures and logged requests for the
+    pages; without it creatives are drawn and named by their ids."""
+    num_slots: int = Field(default=3, ge=1, le=100)
+    """Places on a page, unless a request says."""
+    epsilon: float = Field(default=0.0, ge=0, le=1)
+    """Share of uniform choice, see `DecisionSettings`."""
+    policy: PolicyName = "cacs"
+    """How creatives are chosen and when."""
+    thompson_prior: Literal["log", "content"] = "log"
+    """Where the policy `thompson` starts from, see `DecisionSettings`."""
+    reserve_micros: int = Field(default=1, ge=1)
+    """Least price of a click."""
+    controls: str | None = None
+    """YAML file of pins, exclusions, schedules and caps (`Controls`), read again when
+    it changes."""
+    state: str | None = None
+    """Directory of the release board, which all nodes see; null = a temporary one,
+    so that a service that starts again begins with `bundle`."""
+    releases: str | None = None
+    """Directory of the bundles that POST /admin/releases may name."""
+    admin_token_file: str | None = None
+    """File with the token of the admin routes; null = the variable
+    CACS_ADMIN_TOKEN, and without it the routes are off."""
+    model: str | None = None
+    """Registered model of MLflow whose champion is followed; null = nobody's."""
+    tracking_uri: str | None = None
+    """MLflow, as for `Tracker.open`."""
+    access_log: bool = False
+    """One structured record for each decided request, in the replica's log."""
+    experiment: ExperimentArgs = ExperimentArgs()
+    """Arms and shadow."""
+
+    @property
+    def settings(self) -> DecisionSettings:
+        """How the live release decides."""
+        return DecisionSettings(
+            policy=self.policy,
+            num_slots=self.num_slots,
+            epsilon=self.epsilon,
+            thompson_prior=self.thompson_prior,
+            reserve_micros=self.reserve_micros,
+        )

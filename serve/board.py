@@ -1,0 +1,306 @@
+"""The release board: which bundles the replicas shall hold, and which one answers.
+
+A directory that all nodes see, with one small file that is the truth and one file
+per replica that says what it holds. No process owns it: any replica may die, the
+service may be stopped and started, and the board still says what is live.
+
+    board.json                   live, previous, next, beside, refused
+    replicas/<kind>-<token>.json what one replica holds; touched while it lives
+
+A swap in three moves: `offer` writes `next`; every replica loads it beside the live
+one, replays its golden requests and says so; `settle` makes it live once all that
+are alive hold it. One that refuses it takes it off the board, with its reason.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from filelock import FileLock
+from pydantic import Field
+
+from cacs_ray.config import Config
+from cacs_ray.data.files import read_json, write_json
+from cacs_ray.errors import InputError
+from cacs_ray.manifest import verify_bundle
+
+ReplicaKind = Literal["gateway", "selector", "ranker"]
+
+ALIVE_S: Final = 5.0
+"""A replica that has not touched its file for so long does not hold up a swap."""
+NEXT_S: Final = 300.0
+"""A release that was not taken by then is refused: some replica cannot load it."""
+_MAX_REFUSED: Final = 20
+
+
+class Entry(Config):
+    """One bundle on the board."""
+
+    bundle_id: str
+    path: str
+    offer: str = ""
+    """Tells this offer from an earlier one of the same bundle."""
+
+    @property
+    def ticket(self) -> str:
+        """Unique for each offer."""
+        return f"{self.bundle_id}{self.offer}"
+
+
+class Refusal(Config):
+    """A bundle that did not go live."""
+
+    bundle_id: str
+    reason: str
+
+
+class Board(Config):
+    """What the board says; the whole of `board.json`."""
+
+    began_with: str
+    """Path of the bundle that the service was given; another one starts anew."""
+    kinds: tuple[ReplicaKind, ...]
+    """Which kinds of replicas must hold a release before it answers."""
+    live: Entry
+    previous: Entry | None = None
+    """Live before; held on, so that a roll-back is a matter of a moment."""
+    next: Entry | None = None
+    next_since_s: float = 0.0
+    """When it was offered, in seconds since 1970."""
+    beside: tuple[Entry, ...] = ()
+    """Arms and the shadow: held, but not live."""
+    refused: tuple[Refusal, ...] = ()
+    """The latest ones, newest last."""
+    swaps: int = Field(default=0, ge=0)
+    """How often the live release changed."""
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Every bundle that a replica shall hold, by id."""
+        named = (self.live, self.previous, self.next, *self.beside)
+        return {entry.bundle_id: entry for entry in named if entry is not None}
+
+    def refusal(self, bundle_id: str) -> str | None:
+        """Return why a bundle was refused, or None."""
+        for refusal in reversed(self.refused):
+            if refusal.bundle_id == bundle_id:
+                return refusal.reason
+        return None
+
+
+class Held(Config):
+    """What one replica says of itself."""
+
+    kind: ReplicaKind
+    held: tuple[str, ...] = ()
+    refused: dict[str, str] = Field(default_factory=dict)
+    """Ticket -> why this replica cannot hold that bundle."""
+
+
+class ReleaseBoard:
+    """The board of one service, in a directory.
+
+    Args:
+        directory: on a file system that all replicas see.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self._file = self.directory / "board.json"
+        self._replicas = self.directory / "replicas"
+
+    def begin(
+        self,
+        live: Entry,
+        kinds: tuple[ReplicaKind, ...],
+        beside: tuple[Entry, ...] = (),
+    ) -> Board:
+        """Put up the board of a service that starts.
+
+        A board that began with the same bundle goes on: what was promoted meanwhile
+        stays live over a restart.
+        """
+        with self._locked():
+            kept = self._kept(live.path)
+            if kept is None:
+                board = Board(
+                    began_with=live.path, kinds=kinds, live=live, beside=beside
+                )
+            else:
+                board = kept.model_copy(update={"kinds": kinds, "beside": beside})
+            self._write(board)
+        return board
+
+    def read(self) -> Board:
+        """Return what the board says now.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        return Board.model_validate(read_json(self._file))
+
+    def offer(self, path: str | Path) -> Entry:
+        """Ask all replicas to take a bundle; it goes live when they have.
+
+        Raises:
+            InputError: not a whole bundle, it is live already, or another one is on
+                its way.
+        """
+        root = Path(path).resolve()
+        bundle_id = str(verify_bundle(root)["bundle_id"])
+        entry = Entry(
+            bundle_id=bundle_id, path=str(root), offer=f"-{uuid.uuid4().hex[:8]}"
+        )
+        with self._locked():
+            board = self.read()
+            if board.live.bundle_id == bundle_id:
+                raise InputError(
+                    f"release {bundle_id} is live already", rule="already_live"
+                )
+            if board.next is not None and board.next.bundle_id != bundle_id:
+                raise InputError(
+                    f"release {board.next.bundle_id} is on its way", rule="swap_running"
+                )
+            refused = tuple(r for r in board.refused if r.bundle_id != bundle_id)
+            self._write(
+                board.model_copy(
+                    update={
+                        "next": entry,
+                        "next_since_s": time.time(),
+                        "refused": refused,
+                    }
+                )
+            )
+        return entry
+
+    def roll_back(self) -> Entry:
+        """Make the release before the live one live again, at once.
+
+        Raises:
+            InputError: there was none.
+        """
+        with self._locked():
+            board = self.read()
+            if board.previous is None:
+                raise InputError("there was no release before", rule="no_previous")
+            self._write(
+                board.model_copy(
+                    update={
+                        "live": board.previous,
+                        "previous": board.live,
+                        "next": None,
+                        "swaps": board.swaps + 1,
+                    }
+                )
+            )
+            return board.previous
+
+    def say(self, token: str, held: Held) -> None:
+        """Write what a replica holds."""
+        write_json(self._replica_file(held.kind, token), held.model_dump(mode="json"))
+
+    def touch(self, kind: ReplicaKind, token: str) -> None:
+        """Say that a replica lives."""
+        self._replica_file(kind, token).touch()
+
+    def leave(self, kind: ReplicaKind, token: str) -> None:
+        """Forget a replica that stops."""
+        self._replica_file(kind, token).unlink(missing_ok=True)
+
+    def settle(self) -> Board:
+        """Make `next` live if all that live hold it, refuse it if one cannot.
+
+        Returns:
+            The board, changed or not.
+        """
+        with self._locked():
+            board = self.read()
+            if board.next is None:
+                return board
+            bundle_id = board.next.bundle_id
+            replicas = list(self._alive())
+            reason = _refusal(replicas, board.next.ticket)
+            if reason is None and time.time() - board.next_since_s > NEXT_S:
+                missing = [
+                    kind for kind, held in replicas if bundle_id not in held.held
+                ]
+                reason = f"not loaded within {NEXT_S:.0f} s by {sorted(set(missing))}"
+            changes: dict[str, object] = {}
+            if reason is not None:
+                refusal = Refusal(bundle_id=bundle_id, reason=reason)
+                changes = {
+                    "next": None,
+                    "refused": (*board.refused, refusal)[-_MAX_REFUSED:],
+                }
+            elif _is_held(replicas, board.kinds, bundle_id):
+                changes = {
+                    "next": None,
+                    "previous": board.live,
+                    "live": board.next,
+                    "swaps": board.swaps + 1,
+                }
+            if changes:
+                board = board.model_copy(update=changes)
+                self._write(board)
+        return board
+
+    def replicas(self) -> Mapping[str, Held]:
+        """Return what every replica that lives says, by file name."""
+        return {name: held for name, held in self._alive_by_name()}
+
+    def _alive(self) -> Iterator[tuple[ReplicaKind, Held]]:
+        for _, held in self._alive_by_name():
+            yield held.kind, held
+
+    def _alive_by_name(self) -> Iterator[tuple[str, Held]]:
+        if not self._replicas.is_dir():
+            return
+        for path in sorted(self._replicas.glob("*.json")):
+            try:
+                age_s = time.time() - path.stat().st_mtime
+                if age_s <= ALIVE_S:
+                    yield path.stem, Held.model_validate(read_json(path))
+            except (FileNotFoundError, InputError):
+                # It left between the listing and the reading.
+                continue
+
+    def _kept(self, path: str) -> Board | None:
+        """Return the board of an earlier start with the same bundle, if it is whole."""
+        if not self._file.is_file():
+            return None
+        board = self.read()
+        same = board.began_with == path and Path(board.live.path).is_dir()
+        return board if same else None
+
+    def _replica_file(self, kind: ReplicaKind, token: str) -> Path:
+        return self._replicas / f"{kind}-{token}.json"
+
+    def _write(self, board: Board) -> None:
+        write_json(self._file, board.model_dump(mode="json"))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.directory / "board.lock", timeout=30):
+            yield
+
+
+def _refusal(replicas: list[tuple[ReplicaKind, Held]], ticket: str) -> str | None:
+    for kind, held in replicas:
+        if ticket in held.refused:
+            return f"{kind}: {held.refused[ticket]}"
+    return None
+
+
+def _is_held(
+    replicas: list[tuple[ReplicaKind, Held]],
+    kinds: tuple[ReplicaKind, ...],
+    bundle_id: str,
+) -> bool:
+    """Every replica holds it, and there is one of each kind."""
+    alive = {kind for kind, _ in replicas}
+    all_hold = all(bundle_id in held.held for _, held in replicas)
+    return all_hold and set(kinds) <= alive

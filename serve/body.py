@@ -1,0 +1,101 @@
+"""Bodies of requests: of bounded size, in bounded time, strictly parsed."""
+
+import asyncio
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from cacs_ray.errors import InputError
+from serve.api import MAX_BODY_BYTES, Problem, ProblemReport
+
+JSON = "application/json"
+_BODY_TIMEOUT_S = 5.0
+_MAX_PROBLEMS = 20
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RefusalError(Exception):
+    """An answer with status 4xx."""
+
+    def __init__(self, status: int, error: str, *problems: Problem) -> None:
+        super().__init__(error)
+        self.status = status
+        self.report = ProblemReport(error=error, problems=list(problems))
+
+    @classmethod
+    def of(cls, error: InputError, status: int = 422) -> "RefusalError":
+        """Return the refusal of a request that breaks a rule of its content."""
+        problem = Problem(
+            field=error.field or "", message=str(error), rule=error.rule or ""
+        )
+        return cls(status, "the request breaks a rule", problem)
+
+
+async def read_model(request: Request, model: type[Model]) -> Model:
+    """Read and parse a JSON body.
+
+    Raises:
+        RefusalError: it is too large, too slow, of another type, or breaks its
+            schema.
+    """
+    body = await _read_body(request)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise RefusalError(
+            422, "the request breaks its schema", *_problems(error.errors())
+        ) from error
+
+
+async def _read_body(request: Request) -> bytes:
+    content_type = request.headers.get("content-type", JSON)
+    if content_type.split(";")[0].strip().lower() != JSON:
+        raise RefusalError(415, f"the body must be {JSON}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RefusalError(415, "the body must not be compressed")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise RefusalError(413, f"the body exceeds {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise RefusalError(408, "the body did not arrive in time") from None
+    return bytes(body)
+
+
+def _problems(errors: Any) -> list[Problem]:  # noqa: ANN401 - pydantic's own lists
+    """Name field and rule of what is wrong; never repeat what was sent."""
+    return [
+        Problem(
+            field=".".join(str(part)[:100] for part in error["loc"]),
+            message=error["msg"],
+            rule=error["type"],
+        )
+        for error in errors[:_MAX_PROBLEMS]
+    ]
+
+
+async def refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """Answer a refusal."""
+    if not isinstance(error, RefusalError):
+        raise error
+    return Response(error.report.model_dump_json(), error.status, media_type=JSON)
+
+
+async def refuse_parameters(
+    request: Request,  # noqa: ARG001
+    error: Exception,
+) -> Response:
+    """Answer a parameter or header that breaks its schema."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    report = ProblemReport(
+        error="a parameter or header breaks its schema",
+        problems=_problems(error.errors()),
+    )
+    return Response(report.model_dump_json(), 422, media_type=JSON)

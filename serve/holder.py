@@ -1,0 +1,151 @@
+"""The releases that one replica holds, loaded beside each other."""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Final, Generic, Protocol, TypeVar
+
+from cacs_ray.errors import InputError
+from serve.board import Board, Entry, Held, ReleaseBoard, ReplicaKind
+
+POLL_S: Final = 0.25
+"""How often a replica looks at the board."""
+
+_logger = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing", covariant=True)
+
+
+class Holds(Protocol[Thing]):
+    """What stages and gateway ask of a holder."""
+
+    @property
+    def live(self) -> Thing:
+        """The release that answers requests without an arm of their own."""
+        ...
+
+    def get(self, bundle_id: str) -> Thing | None:
+        """Return a held release, None if this replica does not hold it."""
+        ...
+
+    @property
+    def held(self) -> Mapping[str, Thing]:
+        """All of them, by bundle id."""
+        ...
+
+
+class OneRelease(Generic[Thing]):
+    """A holder of one release that never changes."""
+
+    def __init__(self, bundle_id: str, thing: Thing) -> None:
+        self.live = thing
+        self.held: Mapping[str, Thing] = {bundle_id: thing}
+
+    def get(self, bundle_id: str) -> Thing | None:
+        """Return the release if it is this one."""
+        return self.held.get(bundle_id)
+
+
+class Holder(Generic[Thing]):
+    """Follows the board: loads what it names, lets go of what it does not.
+
+    Loading goes on in a thread of its own, so that requests are answered meanwhile.
+
+    Args:
+        board: of the service.
+        kind: of this replica.
+        load: opens a bundle and tries it out; what it raises refuses the bundle.
+
+    Raises:
+        InputError: the live release cannot be loaded.
+    """
+
+    def __init__(
+        self, board: ReleaseBoard, kind: ReplicaKind, load: Callable[[str], Thing]
+    ) -> None:
+        self._board, self._kind, self._load = board, kind, load
+        self._token = uuid.uuid4().hex[:12]
+        self._refused: dict[str, str] = {}
+        self._said: Held | None = None
+        self._things: dict[str, Thing] = {}
+        self._stops = threading.Event()
+        # Said before the board is read: a swap that starts now waits for us.
+        self._board.say(self._token, Held(kind=kind))
+        board_now = self._board.read()
+        self._things = {
+            board_now.live.bundle_id: self._load(board_now.live.path),
+        }
+        self._live_id = board_now.live.bundle_id
+        self.follow()
+        self._thread = threading.Thread(
+            target=self._run, name=f"holder-{kind}", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def live(self) -> Thing:
+        """The live release."""
+        return self._things[self._live_id]
+
+    @property
+    def held(self) -> Mapping[str, Thing]:
+        """Every release that is loaded, by bundle id."""
+        return self._things
+
+    def get(self, bundle_id: str) -> Thing | None:
+        """Return a held release, None if this replica does not hold it."""
+        return self._things.get(bundle_id)
+
+    def follow(self) -> None:
+        """Do once what the board says, and tell it."""
+        board = self._board.read()
+        for entry in board.entries.values():
+            self._take(entry)
+        self._become(board)
+        kept = {
+            bundle_id: thing
+            for bundle_id, thing in self._things.items()
+            if bundle_id in board.entries or bundle_id == self._live_id
+        }
+        # Replaced whole: a request that reads it now sees one or the other.
+        self._things = kept
+        tickets = {entry.ticket for entry in board.entries.values()}
+        self._refused = {k: v for k, v in self._refused.items() if k in tickets}
+        held = Held(kind=self._kind, held=tuple(kept), refused=self._refused)
+        if held == self._said:
+            self._board.touch(self._kind, self._token)
+        else:
+            self._board.say(self._token, held)
+            self._said = held
+        if board.next is not None:
+            self._become(self._board.settle())
+
+    def stop(self) -> None:
+        """Follow no more and leave the board."""
+        self._stops.set()
+        self._board.leave(self._kind, self._token)
+
+    def _take(self, entry: Entry) -> None:
+        if entry.bundle_id in self._things or entry.ticket in self._refused:
+            return
+        try:
+            thing = self._load(entry.path)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old one serves on
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            self._refused[entry.ticket] = f"{kind}{error}"
+            _logger.warning("release %s refused: %s", entry.bundle_id, error)
+        else:
+            self._things = {**self._things, entry.bundle_id: thing}
+
+    def _become(self, board: Board) -> None:
+        if board.live.bundle_id in self._things:
+            self._live_id = board.live.bundle_id
+
+    def _run(self) -> None:
+        while not self._stops.wait(POLL_S):
+            try:
+                self.follow()
+            except Exception:
+                # A file system that is away must not end the following for ever.
+                _logger.exception("the release board cannot be followed, will retry")

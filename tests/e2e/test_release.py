@@ -1,0 +1,190 @@
+"""What leaves training answers alike everywhere: golden requests, logs replayed."""
+
+import asyncio
+import json
+
+import polars as pl
+import pytest
+
+from cacs_ray.answers.local import decide_requests
+from cacs_ray.bundle import Predictor
+from cacs_ray.data.dataset import read_dataset
+from cacs_ray.decision.cascade import DecisionSettings
+from cacs_ray.errors import InputError
+from cacs_ray.golden import NUM_ADS, NUM_REQUESTS, replay_golden
+from cacs_ray.schema import DECISIONS, Column
+from jobs import cycle, join_feedback
+from serve.api import Click, ClicksRequest, DecideRequest
+from serve.app import _HeldStages
+from serve.arms import LIVE, Arm, Arms
+from serve.clicks import Clicks
+from serve.decision_log import ClickLog, DecisionLog
+from serve.gateway import Gateway, Logs, Rules, ServedRelease
+from serve.holder import OneRelease
+from serve.metrics import Metrics
+from serve.ranker import Ranker
+from serve.release import load_release
+from serve.selector import Selector
+from serve.stage import InProcess, StageRelease, Stages, load_predictor
+
+
+def test_a_bundle_answers_its_golden_requests(walk):
+    bundle = walk / "run" / "bundle"
+    asked = json.loads((bundle / "golden.json").read_text())["requests"]
+    assert len(asked) == NUM_REQUESTS * NUM_ADS
+    assert {type(row["user_id"]) for row in asked} == {str, type(None)}
+    assert replay_golden(bundle, Predictor.load(bundle)) == len(asked)
+
+
+@pytest.mark.parametrize("name", ["selector_scores", "pctr", "pctr_unknown_creative"])
+def test_a_bundle_that_answers_otherwise_is_refused(walk, tmp_path, name):
+    bundle = walk / "run" / "bundle"
+    kept = json.loads((bundle / "golden.json").read_text())
+    first = kept["answers"][name]
+    place = first[0] if isinstance(first[0], list) else first
+    place[0] += 0.001
+    (tmp_path / "golden.json").write_text(json.dumps(kept))
+
+    with pytest.raises(InputError, match="golden") as caught:
+        replay_golden(tmp_path, Predictor.load(bundle))
+    assert caught.value.field == name
+
+
+def gateway_over(bundle, log, **settings):
+    """A gateway with the stages of a bundle in this process."""
+    served = ServedRelease(load_release(bundle), StageRelease(load_predictor(bundle)))
+    releases = OneRelease(served.release.bundle_id, served)
+    stages = _HeldStages(releases)
+    selector, ranker = Selector(stages), Ranker(stages)
+    live = Arm(LIVE, None, DecisionSettings(**settings))
+    return Gateway(
+        releases,
+        Stages(
+            InProcess(selector.selector_scores),
+            InProcess(ranker.teacher_scores),
+            InProcess(ranker.pctr),
+            InProcess(ranker.open_page),
+        ),
+        Rules(Arms("arms", [], live), budget_s=30.0),
+        logs=Logs(log),
+    )
+
+
+def page_views(walk, number):
+    """Requests of the market's next day, as they come over the wire."""
+    asked = pl.read_parquet(walk / "market" / "truth" / "requests.parquet")
+    for rows in asked.partition_by(Column.REQUEST_ID, maintain_order=True)[:number]:
+        first = rows.row(0, named=True)
+        yield DecideRequest(
+            request_id=first[Column.REQUEST_ID],
+            request_ts=first[Column.REQUEST_TS],
+            user_id=first[Column.USER_ID],
+            features={"device": first["device"]},
+            candidates=rows.select(Column.AD_ID, Column.BID_MICROS).to_dicts(),
+        )
+
+
+@pytest.fixture(scope="module")
+def log_of(walk, tmp_path_factory):
+    """Serve some requests with exploration; return the decision log's rows."""
+
+    def serve(**settings):
+        directory = tmp_path_factory.mktemp("log")
+        log = DecisionLog(directory, Metrics())
+        gateway = gateway_over(walk / "run" / "bundle", log, **settings)
+
+        async def ask():
+            for request in page_views(walk, 40):
+                await gateway.decide(request)
+
+        asyncio.run(ask())
+        gateway.close()
+        return directory, pl.read_parquet(directory / "*.parquet")
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"policy": "cacs", "epsilon": 0.4},
+        {"policy": "parallel", "epsilon": 0.4},
+        {"policy": "thompson"},
+        {"policy": "thompson", "thompson_prior": "content"},
+        {"policy": "post_rank"},
+        {"policy": "rank_only"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_decisions_are_repeated_from_the_log_bit_for_bit(walk, log_of, settings):
+    """By the batch door: it shares nothing with serving but the library."""
+    settings = {"num_slots": 2, **settings}
+    _, logged = log_of(**settings)
+    predictor = Predictor.load(walk / "run" / "bundle")
+    num_explored = 0
+    for rows in logged.partition_by(Column.REQUEST_ID, maintain_order=True):
+        asked = rows.select(
+            Column.REQUEST_ID,
+            Column.REQUEST_TS,
+            Column.USER_ID,
+            Column.AD_ID,
+            Column.BID_MICROS,
+            "device",
+            pl.col(Column.CANDIDATE_CREATIVE_IDS).alias(Column.CREATIVE_IDS),
+        )
+        again, rejects = decide_requests(
+            predictor, asked.to_arrow(), DecisionSettings(**settings)
+        )
+        assert rejects.num_rows == 0
+        expected = rows.select(DECISIONS.names).to_arrow().cast(DECISIONS)
+        assert again.select(DECISIONS.names).cast(DECISIONS).equals(expected)
+        num_explored += rows.filter(pl.col(Column.PROPENSITY) < 1).height
+    assert num_explored or settings["policy"] in ("post_rank", "rank_only")
+
+
+def test_what_was_served_and_clicked_is_learnt_from_next(walk, log_of, tmp_path):
+    directory, logged = log_of(policy="random", num_slots=3)
+    shown = logged.filter(pl.col(Column.SLOT).is_not_null())
+    # Every seventh ad that was shown is clicked, a second later, and sent twice.
+    clicked = shown.gather_every(7)
+    clicks = Clicks(ClickLog(tmp_path / "clicks", Metrics()), Metrics())
+    asked = ClicksRequest(
+        clicks=[
+            Click(request_id=r, ad_id=a, click_ts=t)
+            for r, a, t in clicked.select(
+                Column.REQUEST_ID,
+                Column.AD_ID,
+                pl.col(Column.REQUEST_TS) + pl.duration(seconds=1),
+            ).iter_rows()
+        ]
+    )
+    for _ in range(2):
+        assert clicks.accept(asked).accepted == clicked.height
+    clicks.close()
+
+    code = join_feedback.main(
+        [
+            "--decisions", str(directory),
+            "--clicks", str(tmp_path / "clicks"),
+            "--out", str(tmp_path / "next"),
+            "--dataset", str(walk / "market"),
+        ]
+    )  # fmt: skip
+
+    assert code == 0
+    impressions = pl.read_parquet(tmp_path / "next" / "impressions" / "*.parquet")
+    assert impressions.height == shown.height
+    assert impressions[Column.IS_CLICKED].sum() == clicked.height
+    declared = {f.name for f in read_dataset(tmp_path / "next").features}
+    assert declared == {f.name for f in read_dataset(walk / "market").features}
+    learnt = cycle.main(
+        [
+            "--logs", str(tmp_path / "next"),
+            "--out", str(tmp_path / "run"),
+            "--recipe", "smoke",
+            "--until", "features",
+            "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db",
+            "--set", "features.text_encoder=hashed-ngrams",
+        ]
+    )  # fmt: skip
+    assert learnt == 0
