@@ -12,6 +12,7 @@ from ray._common.utils import import_attr
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
+from serve.app import TOKEN_VARIABLE
 from tests.contracts.kubernetes import KINDS
 from tests.contracts.sources import ROOT
 
@@ -155,6 +156,18 @@ def test_the_replicas_that_must_run_fit_on_the_workers_that_must_run(served):
     cpus = int(container.resources.requests.cpu)
     assert least <= cpus * group.min_replicas
     assert most <= cpus * group.max_replicas
+
+
+def test_the_admin_token_comes_from_a_secret_and_never_from_the_file():
+    variables = [
+        one
+        for template in templates(cluster_of(FILES[0]))
+        for container in template.spec.containers
+        for one in container.env
+        if one.name == TOKEN_VARIABLE
+    ]
+    assert len(variables) == 2
+    assert all(one.value is None and one.value_from for one in variables)
 
 
 def test_traffic_waits_for_the_proxy_and_the_log_is_written_before_the_end(served):
