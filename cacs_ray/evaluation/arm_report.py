@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from cacs_ray.data.files import write_bytes
 from cacs_ray.evaluation import figures
+from cacs_ray.evaluation.arms import CONCURRENT_SHARE
 from cacs_ray.evaluation.report import page_environment, plain_report
 
 _KINDS: Final = (
@@ -30,6 +31,7 @@ def render_arms(report: Mapping[str, Any]) -> str:
         .render(
             report=plain,
             kinds=_KINDS,
+            concurrent_share=CONCURRENT_SHARE,
             plots=[_plots(pair) for pair in plain["pairs"]],
         )
     )
