@@ -79,14 +79,25 @@ walk: setup ## the same without service and MLflow page, in small: simulate, lea
 	  --requests $(OUT)/walk/market/truth/requests.parquet --out $(OUT)/walk/decisions
 
 .PHONY: serve
-serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR
+serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR ARGS="fused=true"
 	@export RAY_AUTH_MODE=token \
 	  RAY_AUTH_TOKEN=$$(python -c 'import secrets; print(secrets.token_hex(32))'); \
-	exec $(BIN)/serve run --address local serve.app:build_app bundle=$(abspath $(BUNDLE))
+	if [ -z "$${CACS_ADMIN_TOKEN:-}" ]; then \
+	  export CACS_ADMIN_TOKEN=$$(python -c 'import secrets; print(secrets.token_hex(16))'); \
+	  echo "CACS_ADMIN_TOKEN=$$CACS_ADMIN_TOKEN"; \
+	fi; \
+	exec $(BIN)/serve run --address local serve.app:build_app \
+	  bundle=$(abspath $(BUNDLE)) releases=$(dir $(abspath $(BUNDLE))) \
+	  decision_log=$(abspath $(OUT))/serve/decisions \
+	  click_log=$(abspath $(OUT))/serve/clicks $(ARGS)
 
 .PHONY: bench
 bench: setup ## speed and memory beside peers; ARGS="--only preprocessing --rows 500000"
 	@$(BIN)/python -m jobs.bench $(ARGS)
+
+.PHONY: promises
+promises: setup ## what the service promises; ARGS="--only load --minutes-scale 0.05"
+	@$(BIN)/python -m jobs.promises --bundle $(BUNDLE) $(ARGS)
 
 .PHONY: test
 test: setup ## all tests; ARGS="-k name" for some

@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
 from serve.board import Entry, ReleaseBoard
-from serve.clicks import Clicks
+from serve.clicks import Clicks, FirstPlaces
 from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
 from serve.display import open_dataset
@@ -41,9 +41,11 @@ from serve.http import create_http
 from serve.metrics import Metrics
 from serve.page import PageSource
 from serve.ranker import Ranker
+from serve.records import configure_records
 from serve.release import LoadRelease, load_release
 from serve.selector import Selector
 from serve.stage import (
+    Inline,
     InProcess,
     LoadPredictor,
     StageRelease,
@@ -78,6 +80,8 @@ class HttpGateway:
         *handles: Handle,
     ) -> None:
         args, metrics = wiring.args, Metrics()
+        places = FirstPlaces() if args.click_log else None
+        configure_records(has_access=args.access_log)
         self._releases = Holder(
             wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
         )
@@ -89,11 +93,11 @@ class HttpGateway:
                 args.budget_ms / 1e3,
                 ControlsFile(args.controls) if args.controls else None,
             ),
-            logs=_logs(wiring, metrics),
+            logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
         )
         self._clicks = (
-            Clicks(ClickLog(args.click_log, metrics), metrics)
+            Clicks(ClickLog(args.click_log, metrics), metrics, places)
             if args.click_log
             else None
         )
@@ -122,10 +126,11 @@ class HttpGateway:
         releases = _HeldStages(self._releases)
         selector, ranker = Selector(releases), Ranker(releases)
         return Stages(
-            selector_scores=InProcess(selector.selector_scores),
+            # A gather and a dot product: a thread would cost as much again. To open
+            # the page meanwhile does not pay either: both need the interpreter.
+            selector_scores=Inline(selector.selector_scores),
             teacher_scores=InProcess(ranker.teacher_scores),
             pctr=InProcess(ranker.pctr),
-            open_page=InProcess(ranker.open_page),
         )
 
 
@@ -133,6 +138,7 @@ class SelectorReplica(Selector):
     """A selector that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
+        configure_records()
         super().__init__(Holder(wiring.board, "selector", _stage_loader(wiring)))
 
 
@@ -140,6 +146,7 @@ class RankerReplica(Ranker):
     """A ranker that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
+        configure_records()
         super().__init__(Holder(wiring.board, "ranker", _stage_loader(wiring)))
 
 

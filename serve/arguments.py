@@ -53,6 +53,8 @@ class AppArgs(Config):
     """Registered model of MLflow whose champion is followed; null = nobody's."""
     tracking_uri: str | None = None
     """MLflow, as for `Tracker.open`."""
+    access_log: bool = False
+    """One structured record for each decided request, in the replica's log."""
     experiment: ExperimentArgs = ExperimentArgs()
     """Arms and shadow."""
 

@@ -23,6 +23,7 @@ from cacs_ray.errors import InputError
 from cacs_ray.schema import REQUESTS, Column, PolicyName
 from serve.api import MAX_CREATIVES, DecideRequest
 from serve.arms import Arms
+from serve.clicks import FirstPlaces
 from serve.controls_file import ControlsFile
 from serve.decided import Decided
 from serve.decision_log import DecisionLog, RowLog
@@ -77,6 +78,8 @@ class Logs:
     shadow_release: str | None = None
     """Bundle that decides too and answers nobody."""
     shadow: RowLog | None = None
+    first_places: FirstPlaces | None = None
+    """Remembers what was shown, where clicks come back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class Gateway:
         self._rules = rules
         logs = logs or Logs()
         self._log = logs.decisions
+        self._first_places = logs.first_places
         self._tokens = itertools.count()
         self._token = uuid.uuid4().hex[:12]
         self._health: tuple[float, str | None] = (-np.inf, None)
@@ -141,6 +145,10 @@ class Gateway:
             self._log.append(decided)
         if self._shadow is not None:
             self._shadow.follow(request)
+        if self._first_places is not None:
+            for ad in np.flatnonzero(decided.decisions.slot == 0):
+                ad_id = decided.prepared.candidates.ad_ids[ad]
+                self._first_places.remember(request.request_id, ad_id)
         return decided
 
     async def preview(self, request: DecideRequest, question: Question) -> Decided:

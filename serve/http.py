@@ -8,7 +8,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic.json_schema import models_json_schema
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cacs_ray import __version__
 from cacs_ray.errors import InputError
@@ -30,8 +29,9 @@ from serve.clicks import Clicks
 from serve.decided import Decided
 from serve.docs_page import docs_page
 from serve.gateway import Gateway, Question
-from serve.metrics import Metrics
+from serve.observe import Observe
 from serve.page import PageSource, add_page
+from serve.records import record_access
 
 _PROBLEM_STATUSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemReport} for status in (408, 413, 415, 422, 503)
@@ -67,7 +67,7 @@ def create_http(
     add_page(http, gateway, page or PageSource())
     http.add_exception_handler(RefusalError, refuse)
     http.add_exception_handler(RequestValidationError, refuse_parameters)
-    http.add_middleware(CountStatus, metrics=gateway.metrics)
+    http.add_middleware(Observe, metrics=gateway.metrics)
     return http
 
 
@@ -98,6 +98,14 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
             )
         except InputError as error:
             raise RefusalError.of(error) from error
+        record_access(
+            "decided",
+            request_id=decided.request_id,
+            release=decided.origin.release,
+            policy=decided.origin.policy,
+            fallback_reason=decided.origin.fallback_reason,
+            ms={name: round(s * 1e3, 2) for name, s in decided.seconds.items()},
+        )
         answer = decide_answer(decided, is_explained=explain)
         return Response(
             answer.model_dump_json(exclude=None if explain else {"decisions"}),
@@ -217,25 +225,3 @@ def _server_timing(decided: Decided) -> str:
     return ", ".join(
         f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in decided.seconds.items()
     )
-
-
-class CountStatus:
-    """Middleware that counts answers by status, and what is being answered."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on; look at the start of the answer."""
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.requests.labels(str(message["status"])).inc()
-            await send(message)
-
-        if scope["type"] != "http":  # the lifespan of the application
-            await self._app(scope, receive, send)
-            return
-        with self._metrics.in_flight.track_inprogress():
-            await self._app(scope, receive, counted)

@@ -66,16 +66,7 @@ class Metrics:
         self.rejected = self._counter(
             "cacs_rejected_candidates", "Candidate ads that took no part.", "rule"
         )
-        self.shown = self._counter("cacs_placements", "Ads shown.")
-        self.predicted_clicks = self._counter(
-            "cacs_predicted_clicks",
-            "Sum of the predicted CTR of the ads in slot 0; beside cacs_slot0_clicks"
-            " it says how well the ranker is calibrated now.",
-        )
-        self.clicks = self._counter("cacs_clicks", "Clicks accepted.")
-        self.shadows = self._counter(
-            "cacs_shadow_requests", "Requests that the shadow decided too.", "outcome"
-        )
+        self._describe_outcomes()
         self.release = self._gauge(
             "cacs_release",
             "Releases that this replica holds: 1 live, 0 not.",
@@ -84,6 +75,21 @@ class Metrics:
         self.decision_log = self._log("decisions", "Decisions")
         self.shadow_log = self._log("shadow_decisions", "Decisions of the shadow")
         self.click_log = self._log("clicks", "Clicks")
+
+    def _describe_outcomes(self) -> None:
+        self.shown = self._counter("cacs_placements", "Ads shown.")
+        self.predicted_clicks = self._counter(
+            "cacs_predicted_clicks",
+            "Sum of the predicted CTR of the ads in slot 0; beside cacs_slot0_clicks"
+            " it says how well the ranker is calibrated now.",
+        )
+        self.first_clicks = self._counter(
+            "cacs_slot0_clicks", "First clicks on ads that this replica put in slot 0."
+        )
+        self.clicks = self._counter("cacs_clicks", "Clicks accepted.")
+        self.shadows = self._counter(
+            "cacs_shadow_requests", "Requests that the shadow decided too.", "outcome"
+        )
 
     def count(self, decided: Decided) -> None:
         """Count one answered request."""

@@ -13,7 +13,10 @@ import torch
 from cacs_ray.answers.prepare import prepare_requests
 from cacs_ray.bundle import Predictor
 from cacs_ray.data.logs import ValidatedLog
+from cacs_ray.errors import InputError
 from cacs_ray.features.store import open_encoded
+from cacs_ray.golden import golden_requests, replay_golden
+from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.recipes.score import log_context
 from cacs_ray.recipes.stages import STAGES
 from cacs_ray.schema import DECISIONS, POLICIES
@@ -98,6 +101,27 @@ def test_both_doors_give_the_same_scores(walk):
     np.testing.assert_allclose(
         predictor.pctr(served, first), predictor.pctr(logged, first), atol=1e-6
     )
+
+
+def test_the_siblings_of_a_bundle_are_whole_or_refused(walk, tmp_path):
+    bundle = walk / "run" / "bundle"
+    other_id = write_sibling(bundle, tmp_path / "second")
+    write_broken(bundle, tmp_path / "broken")
+
+    first, second = Predictor.load(bundle), Predictor.load(tmp_path / "second")
+    assert second.bundle_id == other_id != first.bundle_id
+    assert replay_golden(tmp_path / "second", second) > 0
+    requests = golden_requests(first)
+    prepared = prepare_requests(first.catalogue, requests)
+    lists = prepared.candidates.creative_lists
+    for name, asked in (("selector_scores", lists), ("pctr", lists[:, 0])):
+        scores = [
+            getattr(one, name)(one.context(prepared.requests), asked)[lists[:, 0] > 0]
+            for one in (first, second)
+        ]
+        assert not np.isclose(scores[0], scores[1], rtol=1e-4)[..., :1].any(), name
+    with pytest.raises(InputError, match=r"selector/model\.safetensors"):
+        Predictor.load(tmp_path / "broken")
 
 
 def test_an_ad_of_one_creative_is_priced_alike_before_and_after_its_choice(walk):

@@ -154,6 +154,26 @@ def test_no_look_counts_before_there_are_clicks():
     assert "no look counts yet" in render_arms(report)
 
 
+def test_both_arms_need_their_clicks_before_a_look_counts():
+    other = [OTHER | {"request_id": f"o{n}", "user_id": f"o{n}"} for n in range(40)]
+    views = [{"request_id": f"v{n}", "user_id": f"v{n}"} for n in range(40)]
+    clicked = clicks(*(f"v{n}" for n in range(40)), *(f"o{n}" for n in range(19)))
+    assert (
+        compare(decisions(*views, *other), clicked)["pairs"][0]["first_look_us"] is None
+    )
+    enough = clicks(*(f"v{n}" for n in range(40)), *(f"o{n}" for n in range(20)))
+    assert compare(decisions(*views, *other), enough)["pairs"][0]["first_look_us"]
+
+
+def test_what_was_once_sure_stays_so():
+    for seed in range(3):
+        pair = compare(*live_test(seed, ctrs=(0.08, 0.1)))["pairs"][0]
+        p_value = pair["metrics"]["ctr"]["curve"]["p_value"]
+        known = p_value[np.isfinite(p_value)]
+        assert (np.diff(known) <= 0).all()
+        assert known[-1] == pair["metrics"]["ctr"]["always_valid"]["p_value"]
+
+
 def test_a_split_that_lost_users_is_a_mismatch():
     shown, clicked = live_test(2, shares=(0.6, 0.4), users=1500)
     assert compare(shown, clicked, shares=(0.5, 0.5))["sample_ratio"]["is_mismatch"]

@@ -85,7 +85,7 @@ def test_ads_do_not_see_each_other():
 
 def test_more_creatives_ask_for_more_evidence():
     # The same creative against the same rest, which once is one creative, once nine.
-    one, rest = (1000, 125), (9000, 900)
+    one, rest = (1000, 122), (9000, 900)
     alone = judge_creatives(ONE_AD, NONE, counts(one, rest))
     among = judge_creatives(
         np.zeros(10, int), np.zeros((10, 2)), counts(one, *[(1000, 100)] * 9)

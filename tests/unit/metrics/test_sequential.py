@@ -72,6 +72,12 @@ def test_one_look_is_the_z_test():
     assert fixed_radius(effect, 0.1) == pytest.approx(stats.norm.isf(0.05) * 0.2)
 
 
+def test_time_goes_by_what_was_seen_and_not_by_who_came():
+    # Means of 10 and of 40 rows of variance 3: sums of variance 30 and 120.
+    means = estimate([0.0, 0.0], [3 / 10, 3 / 40])
+    assert intrinsic_time(means, np.array([10.0, 40.0])) == pytest.approx([30, 120])
+
+
 @pytest.mark.parametrize("grown", [0.01, 1.0, 50.0])
 def test_the_p_value_reaches_alpha_where_the_sequence_leaves_zero(grown):
     scale = tuned_scale(4.0, ALPHA)

@@ -1,11 +1,13 @@
 """What the graph promises before it runs: its arguments, its configuration file."""
 
+import re
 from pathlib import Path
 
 import click
 import pytest
 import yaml
 from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
 from serve.app import Wiring, build_app, compose
@@ -69,3 +71,26 @@ def test_the_shipped_configuration_fits_the_graph():
     for deployment in deployments:
         assert set(deployment) <= set(DeploymentSchema.model_fields)
     assert config["http_options"]["host"] == "127.0.0.1"
+
+
+def test_what_the_configuration_offers_in_comments_is_valid():
+    lines = CONFIG.read_text().splitlines()
+    start, stop = lines.index("    args:"), lines.index("    deployments:")
+    offered = [re.sub(r"^( +)# ?", r"\1", line) for line in lines[start:stop]]
+    assert offered != lines[start:stop]
+
+    args = AppArgs.model_validate(yaml.safe_load("\n".join(offered))["args"])
+
+    assert args.model
+    assert args.controls
+    assert [arm.name for arm in args.experiment.arms] == ["next", "old_order"]
+    assert args.experiment.shadow
+    assert args.experiment.shadow != args.bundle
+
+
+def test_the_shipped_scaling_has_no_key_that_ray_would_ignore():
+    config = yaml.safe_load(CONFIG.read_text())
+    for deployment in config["applications"][0]["deployments"]:
+        scaling = deployment["autoscaling_config"]
+        assert set(scaling) <= set(AutoscalingConfig.model_fields)
+        assert scaling["min_replicas"] >= 1

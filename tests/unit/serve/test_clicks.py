@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from cacs_ray.schema import CLICKS
-from serve.clicks import Clicks
+from serve.api import Click, ClicksRequest
+from serve.clicks import Clicks, FirstPlaces
 from serve.decision_log import ClickLog, LogLimits
 from serve.http import create_http
 from serve.metrics import Metrics
@@ -92,3 +93,17 @@ def test_without_a_click_log_there_is_no_such_route(make_service):
     assert (
         make_service().send({"clicks": [CLICK]}, path="/v1/clicks").status_code == 404
     )
+
+
+def test_clicks_on_first_places_are_told_once(make_service, clicks, page_view, metrics):
+    places = FirstPlaces()
+    service = make_service(metrics=metrics, shadow={"first_places": places})
+    service.send(page_view)
+    counted = Clicks(clicks._log, metrics, places)
+    value = metrics.registry.get_sample_value
+
+    # The shoe is in slot 0, the hat in slot 1.
+    for ad_id, told in (("hat", 0), ("shoe", 1), ("shoe", 1)):
+        counted.accept(ClicksRequest(clicks=[Click(request_id="q1", ad_id=ad_id)]))
+        assert value("cacs_slot0_clicks_total") == told
+    assert value("cacs_predicted_clicks_total") == pytest.approx(0.05)

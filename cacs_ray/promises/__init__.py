@@ -1,0 +1,1 @@
+"""What the service promises, and the checks that show whether it keeps it."""

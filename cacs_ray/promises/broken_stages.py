@@ -1,0 +1,131 @@
+"""Promises about what goes wrong inside: stages that fail, memory that is kept."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import polars as pl
+
+from cacs_ray.data.files import write_table
+from cacs_ray.promises.arrivals import constant_arrivals
+from cacs_ray.promises.bench import Bench
+from cacs_ray.promises.bodies import bundle_bodies
+from cacs_ray.promises.judges import judge_fallback, judge_memory
+from cacs_ray.promises.load import LoadLimits, measure_capacity, run_load
+from cacs_ray.promises.service import Plan, Service, keep
+from cacs_ray.promises.verdict import Outcome, Verdict
+
+STAGES: Final = ("selector", "ranker")
+FAULTS: Final = ("error", "nan", "slow", "exit")
+"""Raises, gives no numbers, sleeps, ends its process at every request."""
+_DEADLINE_MS: Final = 1000
+_RATE: Final = 5.0
+"""Low: what is shown is the answer, not how much of it there is."""
+_NUM_SAMPLES: Final = 200
+_SMALL_ADS: Final = 3
+_PATIENCE: Final = 4.0
+"""Times what the requests should take, after which they end unsent."""
+
+
+def stage_fails(bench: Bench) -> Outcome:
+    """Selector or ranker broken in four ways: in time, and flagged."""
+    service, plan = bench.faulty(), bench.plan
+    num_actors = len(service.actors())
+    seconds = plan.seconds(30, least=4)
+    # A graph in one process cannot lose a stage and go on.
+    faults = [one for one in FAULTS if not (plan.is_fused and one == "exit")]
+    verdicts = []
+    for stage in STAGES:
+        for fault in faults:
+            service.set_fault(**{stage: fault})
+            verdicts.append(_asked(service, bench, stage, f"{stage} {fault}", seconds))
+            service.set_fault()
+            service.wait_until_whole(num_actors)
+    control = _asked(service, bench, "selector", "no fault", seconds)
+    return Outcome(
+        "a stage fails",
+        f"{_RATE:g}/s for {seconds:.0f} s each, {_DEADLINE_MS} ms to answer in, "
+        f"{service.setting}",
+        tuple(verdicts),
+        (control,),
+        "no fault at all: no answer is flagged",
+    )
+
+
+def leak(bench: Bench) -> Outcome:
+    """100,000 requests leave every actor as large as it was when warm."""
+    plan = bench.plan
+    plain, count = bench.plain(), plan.count(100_000, least=500)
+    verdict = _weighed(_small(plain), bench, "leak", count)
+    faulty = bench.faulty()
+    faulty.set_fault(selector="leak")
+    control = _weighed(_small(faulty), bench, "leak-control", max(count // 50, 500))
+    faulty.set_fault()
+    return Outcome(
+        "leak",
+        f"{count:,} requests, {_small(plain).setting}",
+        (verdict,),
+        (control,),
+        "a selector that keeps 256 KiB of every request",
+    )
+
+
+def _asked(
+    service: Service, bench: Bench, stage: str, check: str, seconds: float
+) -> Verdict:
+    shots = run_load(
+        service.target(x_request_timeout_ms=str(_DEADLINE_MS)),
+        constant_arrivals(_RATE, seconds),
+        LoadLimits(name=bench.name(check.replace(" ", "-"))),
+    )
+    keep(bench.plan, f"stage-{check.replace(' ', '-')}", shots)
+    return judge_fallback(check, shots, stage, _DEADLINE_MS)
+
+
+def _small(service: Service) -> Service:
+    """Ask about few ads: what is kept of a request does not depend on its size."""
+    return service.with_bodies(bundle_bodies(service.plan.bundle, num_ads=_SMALL_ADS))
+
+
+def _weighed(service: Service, bench: Bench, name: str, count: int) -> Verdict:
+    """Send requests as fast as they are answered, and weigh the actors meanwhile."""
+    rate, _ = measure_capacity(service.target(), duration_s=3.0, name=bench.name("w"))
+    seconds = count / max(rate, 1.0)
+    with _weighing(service, seconds / _NUM_SAMPLES) as series:
+        _, shots = measure_capacity(
+            service.target(),
+            duration_s=_PATIENCE * seconds,
+            most=count,
+            name=bench.name(name),
+        )
+    keep_series(bench.plan, name, series)
+    return judge_memory(series, shots.height)
+
+
+@contextmanager
+def _weighing(service: Service, every_s: float) -> Iterator[dict[str, list[float]]]:
+    """Weigh every actor at even distances while the body runs."""
+    actors = {f"{a.name} {a.pid}": a for a in service.actors()}
+    series: dict[str, list[float]] = {name: [] for name in actors}
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(every_s):
+            for name, actor in actors.items():
+                series[name].append(float(actor.resident_bytes()))
+
+    thread = threading.Thread(target=run, name="weighing", daemon=True)
+    thread.start()
+    try:
+        yield series
+    finally:
+        stop.set()
+        thread.join()
+
+
+def keep_series(plan: Plan, name: str, series: dict[str, list[float]]) -> None:
+    """Keep the memory of every actor over the run."""
+    raw = plan.out / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    write_table(raw / f"{name}-memory.parquet", pl.DataFrame(series).to_arrow())
