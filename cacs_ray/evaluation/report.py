@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from cacs_ray.data.files import write_bytes
 from cacs_ray.evaluation import figures
+from cacs_ray.evaluation.pages import page_environment
 from cacs_ray.evaluation.scored_log import BUCKETS
 
 Report = Mapping[str, Any]
@@ -51,13 +51,7 @@ def plain_report(value: Any) -> Any:  # noqa: ANN401 - any tree of report values
 def render_report(report: Report) -> str:
     """Return the page of a report; sections without figures are left out."""
     plain = plain_report(report)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment(_TEMPLATES)
     environment.filters.update(
         number=_number,
         percent=_percent,
