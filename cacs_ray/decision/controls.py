@@ -10,7 +10,6 @@ propensity that is logged is the true one.
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
 
 import numpy as np
 from pydantic import AwareDatetime, Field, model_validator
@@ -31,7 +30,7 @@ class CreativeControl(Config):
     """Of its ad's decisions."""
 
     @model_validator(mode="after")
-    def _check_schedule(self) -> Self:
+    def _check_schedule(self) -> "CreativeControl":
         if self.from_ts and self.until_ts and self.until_ts <= self.from_ts:
             raise ValueError("until_ts must come after from_ts")
         return self
@@ -56,7 +55,7 @@ class Controls(Config):
     """Of every ad without one of its own."""
 
     @model_validator(mode="after")
-    def _check_ids(self) -> Self:
+    def _check_ids(self) -> "Controls":
         named = [a.ad_id for a in self.ads], [c.creative_id for c in self.creatives]
         for ids in named:
             repeated = [one for one, times in Counter(ids).items() if times > 1]

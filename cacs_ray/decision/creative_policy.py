@@ -76,8 +76,10 @@ def uniform_probabilities(mask: Mask) -> Probabilities:
 
 
 def smoothed_ctr(
-    clicks: Scores, impressions: Scores, prior: tuple[float, float]
-) -> Scores:
+    clicks: Float[np.ndarray, "*S"],
+    impressions: Float[np.ndarray, "*S"],
+    prior: tuple[float, float],
+) -> Float[np.ndarray, "*S"]:
     """Posterior mean CTR, (clicks + alpha) / (impressions + alpha + beta).
 
     >>> smoothed_ctr(np.array([[1.0, 0.0]]), np.array([[8.0, 0.0]]), (1.0, 1.0))
@@ -146,6 +148,12 @@ def thompson_probabilities(
 
     Returns:
         Rows that sum to one, positive for every real creative.
+
+    >>> won = np.array([[900.0, 1.0, 0.0]]), np.array([[1000.0, 1000.0, 0.0]])
+    >>> real = np.array([[True, True, False]])
+    >>> rng = np.random.default_rng(0)
+    >>> thompson_probabilities(*won, real, (1.0, 19.0), rng).round(3)
+    array([[0.996, 0.004, 0.   ]])
     """
     alpha, beta = (np.broadcast_to(one, mask.shape) for one in prior)
     posterior = (alpha + clicks)[mask], (beta + impressions - clicks)[mask]
@@ -254,6 +262,10 @@ def request_generators(
     A decision then depends on nothing but its own request: a replay, another batch
     or another replica repeats the choice and its propensity. Draws for different
     purposes (at most 16 bytes of name) are independent of each other.
+
+    >>> one, again = request_generators(["q1", "q1"], purpose="choice")
+    >>> one.random() == again.random()
+    True
     """
     person = purpose.encode()
     return [
