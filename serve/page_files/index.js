@@ -366,7 +366,7 @@ function creativeItem(one, ad, label, share) {
   return make("li", { className: isChosen ? "is-chosen" : "" },
     picture(one.creative_id, title, 48),
     make("div", { className: "what" },
-      make("span", { className: "name" }, title || one.creative_id,
+      make("span", { className: "name" }, title || one.creative_id, " ",
         isChosen ? make("span", { className: "tag chosen-tag" }, "✓ chosen") : null),
       make("span", { className: "quiet" }, one.impressions > 0
         ? `${count(one.clicks)} clicks in ${plural(one.impressions, "impression")}, ${percent(one.clicks / one.impressions)}`
