@@ -17,12 +17,15 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True
     )
 
-    def override(self, changes: Mapping[str, str | float | bool]) -> Self:
+    def override(
+        self, changes: Mapping[str, str | float | bool], *, source: str = "--set"
+    ) -> Self:
         """Return a copy with dotted fields changed, everything checked again.
 
         Args:
             changes: dotted field name to new value; text is parsed by the
                 field's own type, so values from a command line fit.
+            source: the option that holds the changes, to be named in errors.
 
         Returns:
             A new configuration; the old one is untouched.
@@ -33,7 +36,7 @@ class Config(BaseModel):
         """
         tree: dict[str, Any] = self.model_dump()
         for dotted, value in changes.items():
-            _set_field(tree, dotted, value)
+            _set_field(tree, dotted, value, source)
         try:
             return type(self).model_validate(tree)
         except pydantic.ValidationError as error:
@@ -41,7 +44,7 @@ class Config(BaseModel):
             field = ".".join(str(part) for part in first["loc"])
             raise InputError(
                 f"{first['msg']}, got {first['input']!r}",
-                source="--set",
+                source=source,
                 field=field,
                 rule=first["type"],
             ) from error
@@ -67,7 +70,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, str | float | bool]:
     return parsed
 
 
-def _set_field(tree: dict[str, Any], dotted: str, value: object) -> None:
+def _set_field(tree: dict[str, Any], dotted: str, value: object, source: str) -> None:
     """Set one dotted field in a nested dictionary, or name the nearest one."""
     *parents, leaf = dotted.split(".")
     level: Any = tree
@@ -77,7 +80,7 @@ def _set_field(tree: dict[str, Any], dotted: str, value: object) -> None:
             near = difflib.get_close_matches(part, known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else f"; known: {known}"
             raise InputError(
-                f"no such field{hint}", source="--set", field=dotted, rule="known_field"
+                f"no such field{hint}", source=source, field=dotted, rule="known_field"
             )
         if part is not leaf:
             level = level[part]

@@ -9,10 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacs_ray.benchmarks.bench import COMPARISONS, run_bench
+from cacs_ray.benchmarks.bench import COMPARISONS as OFFLINE
+from cacs_ray.benchmarks.bench import run_bench
 from cacs_ray.benchmarks.operators import write_profile
 from cacs_ray.benchmarks.outcome import Settings
 from cacs_ray.command import job_parser, run_job
+from cacs_ray.promises.cost import knobs, service
+
+COMPARISONS = {**OFFLINE, "service": service, "knobs": knobs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="out/bench", metavar="DIR", help="written to")
     parser.add_argument(
         "--only",
-        default=",".join(COMPARISONS),
+        default=",".join([*OFFLINE, "service"]),
         metavar="NAMES",
         help="comparisons, parted by commas",
     )
@@ -31,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repeats", type=int, default=3, help="pairs of each comparison"
     )
+    parser.add_argument("--bundle", type=Path, help="what the service is timed with")
     parser.add_argument(
         "--write-results", action="store_true", help="put it into docs/results.md"
     )
@@ -42,11 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def bench(args: argparse.Namespace) -> dict[str, object]:
     """Run the comparisons that the options name."""
-    settings = Settings(Path(args.out).absolute(), args.rows, args.repeats)
+    out = Path(args.out).absolute()
+    settings = Settings(out, args.rows, args.repeats, args.bundle)
     results = Path("docs/results.md") if args.write_results else None
     if args.profile:
         write_profile(settings.out)
-    return run_bench(settings, args.only.split(","), results=results)
+    names = args.only.split(",")
+    return run_bench(settings, names, comparisons=COMPARISONS, results=results)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> dict[str, object]:
     """Compare the arms that the options name."""
-    settings = ArmSettings().override({name: getattr(args, name) for name in _SETTINGS})
+    settings = ArmSettings()
+    for name, (option, _) in _SETTINGS.items():
+        settings = settings.override({name: getattr(args, name)}, source=option)
     files = args.decisions, args.clicks, args.out
     return report_arms(*files, settings, arms=args.arms, shares=args.shares)
 

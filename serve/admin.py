@@ -16,6 +16,8 @@ from serve.body import JSON, RefusalError, read_model
 from serve.holder import POLL_S
 
 _POLL_S = 0.1
+# Less than the time after which Ray Serve ends a request (request_timeout_s: 10).
+_WAIT_S = 8.0
 # After so long every gateway has looked at the board: who reads "live" can rely on it.
 _FOLLOWED_S = POLL_S + 0.1
 _STATUSES: dict[int | str, dict[str, Any]] = {
@@ -146,12 +148,13 @@ def add_admin(http: FastAPI, admin: Admin) -> None:
         *,
         wait_s: Annotated[
             float, Query(ge=0, le=120, description="how long to wait for the swap")
-        ] = 60.0,
+        ] = _WAIT_S,
         authorization: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Load a bundle in every replica, try it out, then make it live.
 
-        202: it is still loading; 409: it was refused, and the old one serves on.
+        202: it is still loading, see GET; 409: it was refused, and the old one
+        serves on.
         """
         admin.check(authorization)
         asked = await read_model(request, ReleaseRequest)

@@ -116,6 +116,10 @@ class HttpGateway:
 
     def __del__(self) -> None:
         # Serve calls this when a replica has answered its last request.
+        self.close()
+
+    def close(self) -> None:
+        """Write what the logs still hold and leave the board."""
         for name in ("_releases", "_gateway", "_clicks"):
             part = getattr(self, name, None)
             if part is not None:
@@ -156,6 +160,19 @@ def build_app(args: AppArgs) -> Application:
     Raises:
         ClickException: a bundle is not one, or is damaged.
     """
+    try:
+        return compose(wire(args))
+    except InputError as error:
+        # The program `serve` prints this kind alone on one line, without a trace.
+        raise click.ClickException(str(error)) from None
+
+
+def wire(args: AppArgs) -> Wiring:
+    """Check what is configured and put up the release board.
+
+    Raises:
+        InputError: a bundle is not one or is damaged, or a file is wrong.
+    """
     kept = {
         name: str(Path(value).resolve())
         for name in (
@@ -164,17 +181,13 @@ def build_app(args: AppArgs) -> Application:
         )
         if (value := getattr(args, name)) is not None
     }
-    try:
-        load_release(kept["bundle"])
-        if args.controls is not None:
-            read_controls(args.controls)
-        if args.dataset is not None:
-            read_dataset(args.dataset)
-        beside = {path: _bundle_id(path) for path in _beside(args)}
-        live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
-    except InputError as error:
-        # The program `serve` prints this kind alone on one line, without a trace.
-        raise click.ClickException(str(error)) from None
+    load_release(kept["bundle"])
+    if args.controls is not None:
+        read_controls(args.controls)
+    if args.dataset is not None:
+        read_dataset(args.dataset)
+    beside = {path: _bundle_id(path) for path in _beside(args)}
+    live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
     state = args.state or tempfile.mkdtemp(prefix="cacs-serve-")
     board = ReleaseBoard(Path(state).resolve())
     board.begin(
@@ -182,9 +195,7 @@ def build_app(args: AppArgs) -> Application:
         ("gateway",) if args.fused else ("gateway", "selector", "ranker"),
         tuple(Entry(bundle_id=b, path=path) for path, b in beside.items()),
     )
-    return compose(
-        Wiring(args.override(kept), board, beside, load_release, load_predictor)
-    )
+    return Wiring(args.override(kept), board, beside, load_release, load_predictor)
 
 
 def compose(wiring: Wiring) -> Application:

@@ -31,7 +31,11 @@ COMPARISONS: Final[Mapping[str, Comparison]] = {
 
 
 def run_bench(
-    settings: Settings, names: Sequence[str], *, results: Path | None = None
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    comparisons: Mapping[str, Comparison] = COMPARISONS,
+    results: Path | None = None,
 ) -> dict[str, Any]:
     """Run some comparisons one after the other and write what they say.
 
@@ -40,7 +44,8 @@ def run_bench(
 
     Args:
         settings: rows, repeats and where to write.
-        names: of `COMPARISONS`.
+        names: of `comparisons`.
+        comparisons: what there is; `COMPARISONS` and what stands above this package.
         results: document whose marked section gets the table; None leaves it.
 
     Returns:
@@ -49,10 +54,10 @@ def run_bench(
     Raises:
         InputError: a name is not known, or the document has no markers.
     """
-    unknown = sorted(set(names) - set(COMPARISONS))
+    unknown = sorted(set(names) - set(comparisons))
     if unknown or not names:
         raise InputError(
-            f"no comparison {unknown}; known: {sorted(COMPARISONS)}",
+            f"no comparison {unknown}; known: {sorted(comparisons)}",
             source="--only",
             rule="known_comparison",
         )
@@ -61,7 +66,7 @@ def run_bench(
     outcomes: list[Outcome] = []
     for name in names:
         log.info("%s ...", name)
-        outcomes += COMPARISONS[name](settings)
+        outcomes += comparisons[name](settings)
         write_report(settings.out, outcomes, facts)
         if results is not None:
             replace_section(results, markdown(outcomes, facts))

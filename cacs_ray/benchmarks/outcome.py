@@ -19,6 +19,8 @@ class Settings:
     """Impressions of the preprocessing; twice as many in its second market."""
     repeats: int
     """Pairs A B of each comparison, after one warm-up of both."""
+    bundle: Path | None = None
+    """What the service is timed with; None = made from a market."""
 
     def __post_init__(self) -> None:
         if self.rows < 1000:

@@ -40,6 +40,9 @@ ARM_METRICS: Final = {
 MISMATCH_P_VALUE: Final = 0.001
 """Below it a split is called wrong: once in a thousand sound tests."""
 
+CONCURRENT_SHARE: Final = 0.9
+"""Below it a pair is called one after the other."""
+
 _COUNTS: Final = ("page_views", "impressions", "clicks", "revenue_micros")
 _MOST_LOOKS: Final = 10_000
 _ARM, _UNIT, _LOOK, _TS = "arm", "unit", "look", "ts_us"
@@ -83,7 +86,9 @@ def compare_arms(
     Returns:
         A tree for a report: `arms` by name (counts, `metrics` with intervals of one
         look), `sample_ratio` (None without shares), `users_in_several_arms`, and
-        `pairs`, each as `arm_pairs.compare_pair` returns it.
+        `pairs`, each as `arm_pairs.compare_pair` returns it, with
+        `concurrent_share`: the share of its page views while both arms served. Far
+        from 1 the arms followed each other, and differ by their days.
 
     Raises:
         InputError: no decisions, fewer than two arms, an arm that is not in the
@@ -118,9 +123,12 @@ def compare_arms(
         "users_in_several_arms": _shared_users(views),
         "pair_alpha": plan.alpha,
         "pairs": [
-            arm_pairs.compare_pair(
-                (first, second), (moments[first], moments[second]), times, plan
-            )
+            {
+                "concurrent_share": _concurrent_share(views, (first, second)),
+                **arm_pairs.compare_pair(
+                    (first, second), (moments[first], moments[second]), times, plan
+                ),
+            }
             for first, second in pairs
         ],
     }
@@ -204,7 +212,7 @@ def _arm_names(views: pl.DataFrame, arms: Sequence[str] | None) -> list[str]:
 def _check_shares(names: Sequence[str], shares: Sequence[float] | None) -> None:
     if shares is None:
         return
-    if len(shares) != len(names) or not all(share > 0 for share in shares):
+    if len(shares) != len(names) or not all(0 < share < np.inf for share in shares):
         raise InputError(
             f"{list(shares)} are not {len(names)} positive shares, of "
             f"{', '.join(map(repr, names))}",
@@ -301,6 +309,14 @@ def _sample_ratio(
         "p_value": p_value,
         "is_mismatch": p_value < MISMATCH_P_VALUE,
     }
+
+
+def _concurrent_share(views: pl.DataFrame, pair: tuple[str, str]) -> float:
+    """Return the share of a pair's page views while both arms served."""
+    rows = views.filter(pl.col(_ARM).is_in(pair))
+    spans = [_range_us(rows.filter(pl.col(_ARM) == name)) for name in pair]
+    start, end = max(span[0] for span in spans), min(span[1] for span in spans)
+    return float(np.mean(rows[_TS].is_between(start, end).to_numpy()))
 
 
 def _shared_users(views: pl.DataFrame) -> Figures:

@@ -78,8 +78,21 @@ def hostile_envelopes(ad_id: str) -> list[HostileRequest]:
 
 def hostile_bytes(host: str) -> list[HostileBytes]:
     """Return what breaks HTTP, for a service at `host` (its name and port)."""
-    top = f"POST {DECIDE} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {JSON}\r\n"
-    raw = {
+    made = [
+        HostileBytes(name, pieces, is_answer_owed=name not in _NEVER_BEGUN)
+        for name, pieces in _broken_at_once(host).items()
+    ]
+    return [*made, *_broken_in_time(host)]
+
+
+def _top(host: str) -> str:
+    return f"POST {DECIDE} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {JSON}\r\n"
+
+
+def _broken_at_once(host: str) -> dict[str, tuple[bytes, ...]]:
+    """Return bytes that no client of HTTP would send, by what is wrong."""
+    top = _top(host)
+    return {
         "nothing at all": (b"",),
         "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64,),
         "HTTP/0.9": (b"GET /\r\n",),
@@ -110,14 +123,14 @@ def hostile_bytes(host: str) -> list[HostileBytes]:
             f"{top}Transfer-Encoding: chunked\r\n\r\n{'f' * 17}\r\n{{}}".encode(),
         ),
     }
-    made = [
-        HostileBytes(name, pieces, is_answer_owed=name not in _NEVER_BEGUN)
-        for name, pieces in raw.items()
-    ]
+
+
+def _broken_in_time(host: str) -> list[HostileBytes]:
+    """Return requests that stop, crawl or wait, each for an answer that is owed."""
+    top = _top(host)
     long = f"{top}Content-Length: 100\r\n\r\n{{}}".encode()
     drops = tuple(b" " for _ in range(20))
     return [
-        *made,
         HostileBytes("a body that stops", (long,)),
         HostileBytes("a body that is cut", (long,), is_left_open=False),
         HostileBytes("a slow body", (long, *drops), pause_s=0.5),

@@ -19,7 +19,7 @@ from cacs_ray.promises.bodies import JsonBodies, bundle_bodies
 from cacs_ray.promises.latency import Latency, latency_of
 from cacs_ray.promises.load import Target, measure_capacity, run_load
 from cacs_ray.promises.processes import Actor, actors_of, command_lines
-from cacs_ray.recipes.demo import ServedGraph, serve_graph
+from cacs_ray.recipes.serving import ServedGraph, serve_graph
 
 NOMINAL_SHARE: Final = 0.6
 """Of the capacity: the load that the service is promised to hold."""
@@ -165,11 +165,10 @@ def serving(
         told["fault_file"] = str(fault_file)
     with serve_graph(
         out,
-        str(plan.bundle),
         0,
+        {"bundle": str(plan.bundle), **told},
         import_path=_FAULTY_GRAPH if is_faulty else None,
         num_replicas=num_replicas,
-        args=told,
     ) as graph:
         yield Service(graph, bundle_bodies(plan.bundle), plan, fault_file)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from cacs_ray.data.feedback import read_table
 from cacs_ray.data.files import write_json
 from cacs_ray.evaluation.arm_report import write_arms
-from cacs_ray.evaluation.arms import ArmSettings, compare_arms
+from cacs_ray.evaluation.arms import CONCURRENT_SHARE, ArmSettings, compare_arms
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.recipes.shown import console
 from cacs_ray.schema import CLICKS, DECISIONS
@@ -72,6 +72,7 @@ def _headline(pair: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "first": pair["first"],
         "second": pair["second"],
+        "concurrent_share": pair["concurrent_share"],
         **{
             name: {key: one[key] for key in ("better", "p_value", "lift")}
             for name, one in valid.items()
@@ -109,6 +110,14 @@ def show_arms(report: Mapping[str, Any]) -> None:
                 escape(one["better"] or "not sure yet"),
             )
     shown.print(pairs)
+    for pair in report["pairs"]:
+        if pair["concurrent_share"] < CONCURRENT_SHARE:
+            shown.print(
+                f"[bold red]One after the other[/]: {escape(pair['second'])} and "
+                f"{escape(pair['first'])} served together for "
+                f"{100 * pair['concurrent_share']:.0f} % of the page views only; what "
+                "differs may be the days, not the arms."
+            )
     ratio = report["sample_ratio"]
     if ratio is not None and ratio["is_mismatch"]:
         shown.print(

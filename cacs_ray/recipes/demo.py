@@ -1,28 +1,21 @@
 """The demonstration: market, cycle, service, requests over HTTP, and a table."""
 
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import httpx
 import polars as pl
-import yaml
 
-from cacs_ray.cluster import local_environment
-from cacs_ray.data.files import read_json, write_bytes
-from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
+from cacs_ray.data.files import read_json
 from cacs_ray.recipes.config import run_config
 from cacs_ray.recipes.cycle import run_cycle
 from cacs_ray.recipes.promote import promote_bundle
+from cacs_ray.recipes.serving import serve_graph
 from cacs_ray.recipes.shown import show_answer, show_end, show_policies, show_step
 from cacs_ray.schema import Column
 from cacs_ray.simulation.export import write_market
@@ -34,8 +27,6 @@ from cacs_ray.tracking.store import default_uri
 log = logging.getLogger(__name__)
 
 NUM_REQUESTS = 200
-_START_TIMEOUT_S = 180.0
-_SERVE_CONFIG = Path(__file__).parents[2] / "serve" / "config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +66,13 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     cycle = run_cycle(market, out, config, recipe=options.recipe, tracking_uri=uri)
     show_step(3, "The gate compares it with the champion", "MLflow registry")
     verdict = promote_bundle(out / "bundle", tracking_uri=uri)
+    told = {"bundle": cycle["bundle"], "dataset": str(market)}
     show_step(4, "MLflow and the service start", "loopback only")
     with (
         mlflow_server(
             uri, options.out / "mlflow.log", port=options.mlflow_port
         ) as mlflow_url,
-        serve_graph(options.out, cycle["bundle"], options.serve_port) as service,
+        serve_graph(options.out, options.serve_port, told) as service,
     ):
         service_url = service.url
         show_step(5, f"{NUM_REQUESTS} requests over HTTP", "the day after the log")
@@ -90,7 +82,6 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         show_answer(asked.last_request, asked.last_answer, titles_of(market))
         addresses = {
             "service": service_url,
-            "docs": f"{service_url}/docs",
             "runs": f"{mlflow_url}/#/experiments?{ML_MODE}",
             "models": f"{mlflow_url}/#/models?{ML_MODE}",
             "report": (out / "report.html").as_uri(),
@@ -116,126 +107,6 @@ def wait_for_interrupt() -> None:
         signal.pause()
     except KeyboardInterrupt:
         log.info("stopping")
-
-
-@dataclass(frozen=True, slots=True)
-class ServedGraph:
-    """A serving graph that runs beside this process."""
-
-    url: str
-    """The base address."""
-    pid: int
-    """Everything of the graph descends from this process."""
-    decision_log: Path
-
-
-@contextmanager
-def serve_graph(
-    out: Path,
-    bundle: str,
-    port: int,
-    *,
-    import_path: str | None = None,
-    num_replicas: int = 1,
-    args: Mapping[str, Any] = MappingProxyType({}),
-) -> Iterator[ServedGraph]:
-    """Run the serving graph in processes of its own, as `make serve` does.
-
-    Args:
-        out: gets serve.yaml, serve.log and the decision log.
-        bundle: what to serve.
-        port: 0 for any free one.
-        import_path: what builds the graph, as `module:function`; None for the
-            service's own.
-        num_replicas: of every deployment.
-        args: what it is told beside its bundle, over the values of config.yaml.
-
-    Yields:
-        The graph, once it has answered a golden request.
-
-    Raises:
-        RuntimeError: the graph ended or did not become healthy in time.
-    """
-    port = port or free_port()
-    url = f"http://{LOOPBACK}:{port}"
-    config = yaml.safe_load(_SERVE_CONFIG.read_text())
-    config["http_options"]["port"] = port
-    application = config["applications"][0]
-    application["import_path"] = import_path or application["import_path"]
-    for one in application["deployments"]:
-        # This machine is all there is.
-        del one["autoscaling_config"]
-        one["num_replicas"] = 1
-    application["args"] |= {
-        "bundle": bundle,
-        "state": str(out / "state"),
-        "releases": str(Path(bundle).parent),
-        "decision_log": str(out / "decisions"),
-        "click_log": str(out / "clicks"),
-        # Two cores also run the client and everything else here.
-        "budget_ms": 1000,
-        **args,
-    }
-    if application["args"]["fused"]:
-        # Ray Serve refuses settings of deployments that the graph does not have.
-        application["deployments"] = [
-            one for one in application["deployments"] if one["name"] == "Gateway"
-        ]
-    for deployment in application["deployments"]:
-        deployment["num_replicas"] = num_replicas
-    write_bytes(out / "serve.yaml", yaml.safe_dump(config).encode())
-    process = _started(out, f"{url}/healthz")
-    try:
-        yield ServedGraph(url, process.pid, out / "decisions")
-    finally:
-        _stop(process)
-
-
-def _started(out: Path, health: str) -> subprocess.Popen[bytes]:
-    """Start what serve.yaml says; once more if a busy machine was too slow for Ray."""
-    for is_last in (False, True):
-        process = _launched(out)
-        try:
-            wait_until_healthy(process, health, out / "serve.log", _START_TIMEOUT_S)
-        except BaseException as error:
-            _stop(process)
-            was_slow = b"timed out during startup" in (out / "serve.log").read_bytes()
-            if is_last or not was_slow or not isinstance(error, RuntimeError):
-                raise
-        else:
-            break
-    return process
-
-
-def _launched(out: Path) -> subprocess.Popen[bytes]:
-    root = str(_SERVE_CONFIG.parents[1])
-    with (out / "serve.log").open("wb") as stream:
-        return subprocess.Popen(
-            [
-                *[_script("serve"), "run", "--address", "local"],
-                *["--app-dir", root, str(out / "serve.yaml")],
-            ],
-            stdout=stream,
-            stderr=stream,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, **local_environment(), "PYTHONPATH": root},
-        )
-
-
-def _script(name: str) -> str:
-    """Return a console script of this very environment."""
-    return str(Path(sys.executable).with_name(name))
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Let the graph flush its decision log, then end what is left of it."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(timeout=40)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,20 @@ class Metadata(Strict):
     annotations: Texts = {}
 
 
+class SecretKey(Strict):
+    name: Name
+    key: Text
+    optional: StrictBool = False
+
+
+class EnvSource(Strict):
+    secret_key_ref: SecretKey
+
+
 class EnvVar(Strict):
     name: Text
-    value: Text
+    value: Text | None = None
+    value_from: EnvSource | None = None
 
 
 class ContainerPort(Strict):

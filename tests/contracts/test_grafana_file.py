@@ -86,7 +86,8 @@ def test_counters_are_asked_for_their_rate_and_gauges_are_not():
     for _, expression in expressions():
         for name in NAME.findall(expression):
             is_counter = name.endswith(("_total", "_bucket", "_sum", "_count"))
-            assert (f"rate({name}" in expression) == is_counter
+            is_rate = f"rate({name}" in expression or f"increase({name}" in expression
+            assert is_rate == is_counter
 
 
 def test_what_an_operator_needs_is_on_it():

@@ -12,6 +12,7 @@ from ray._common.utils import import_attr
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
+from serve.app import TOKEN_VARIABLE
 from tests.contracts.kubernetes import KINDS
 from tests.contracts.sources import ROOT
 
@@ -157,6 +158,18 @@ def test_the_replicas_that_must_run_fit_on_the_workers_that_must_run(served):
     assert most <= cpus * group.max_replicas
 
 
+def test_the_admin_token_comes_from_a_secret_and_never_from_the_file():
+    variables = [
+        one
+        for template in templates(cluster_of(FILES[0]))
+        for container in template.spec.containers
+        for one in container.env
+        if one.name == TOKEN_VARIABLE
+    ]
+    assert len(variables) == 2
+    assert all(one.value is None and one.value_from for one in variables)
+
+
 def test_traffic_waits_for_the_proxy_and_the_log_is_written_before_the_end(served):
     (group,) = cluster_of(FILES[0]).worker_group_specs
     (container,) = group.template.spec.containers
@@ -184,3 +197,19 @@ def test_the_job_runs_a_command_of_ours_and_writes_where_the_service_reads(
     (application,) = served["applications"]
     assert application["args"]["bundle"] == f"{out}/bundle"
     assert job.shutdown_after_job_finishes
+
+
+def test_who_submits_the_job_is_admitted_by_the_network_policy():
+    # In the other modes a pod without our labels would have to reach the dashboard.
+    assert read(FILES[1], "RayJob").spec.submission_mode == "HTTPMode"
+    admitted = [
+        port.port
+        for rule in read(FILES[0], "NetworkPolicy").spec.ingress
+        for port in rule.ports
+        if any(peer.namespace_selector for peer in rule.peers)
+    ]
+    head = cluster_of(FILES[1]).head_group_spec.template.spec.containers[0]
+    (dashboard,) = [
+        port.container_port for port in head.ports if port.name == "dashboard"
+    ]
+    assert dashboard in admitted

@@ -165,6 +165,26 @@ def test_both_arms_need_their_clicks_before_a_look_counts():
     assert compare(decisions(*views, *other), enough)["pairs"][0]["first_look_us"]
 
 
+def test_arms_that_followed_each_other_are_told():
+    # The first two days the one, on the third both, then the other.
+    days = [(0, "r1"), (1, "r1"), (2, "r1"), (2, "r2"), (3, "r2")]
+    views = [
+        {
+            "request_id": f"q{number}",
+            "user_id": f"u{number}",
+            "release": release,
+            "request_ts": START + timedelta(days=day),
+        }
+        for number, (day, release) in enumerate(days)
+    ]
+    report = compare(decisions(*views), clicks())
+    assert report["pairs"][0]["concurrent_share"] == pytest.approx(2 / 5)
+    assert "may be the days" in render_arms(report)
+    together = compare(*live_test(1))
+    assert together["pairs"][0]["concurrent_share"] > 0.98
+    assert "may be the days" not in render_arms(together)
+
+
 def test_what_was_once_sure_stays_so():
     for seed in range(3):
         pair = compare(*live_test(seed, ctrs=(0.08, 0.1)))["pairs"][0]
@@ -200,6 +220,8 @@ def test_alpha_is_shared_by_the_pairs():
         ({"arms": ["r1/cacs", "r1/cacs"]}, "two_arms"),
         ({"shares": [1.0]}, "share_of_each_arm"),
         ({"shares": [1.0, 0.0]}, "share_of_each_arm"),
+        ({"shares": [1.0, float("inf")]}, "share_of_each_arm"),
+        ({"shares": [1.0, float("nan")]}, "share_of_each_arm"),
         ({"settings": ArmSettings(look_s=1.0)}, "too_many_looks"),
     ],
 )

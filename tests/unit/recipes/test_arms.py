@@ -46,10 +46,13 @@ def test_the_job_writes_the_report_and_says_who_is_better(files, tmp_path, capsy
     [
         (["--alpha", "1"], "less_than"),
         (["--window-s", "0"], "greater_than"),
+        (["--look-s", "daily"], "float_parsing"),
         (["--arms", "r1/cacs", "r3/cacs"], "known_arm"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(files, tmp_path, capsys, option, rule):
     assert main([*files, "--out", str(tmp_path / "arms"), *option]) == 1
-    assert f"[{rule}]" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"[{rule}]" in shown
+    assert shown.splitlines()[-1].startswith(f"error: {option[0]}: ")
     assert not (tmp_path / "arms").exists()

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cacs_ray.bundle import write_manifest
 from cacs_ray.errors import InputError
+from cacs_ray.manifest import write_manifest
 from cacs_ray.recipes.promote import promote_bundle, roll_back
 from cacs_ray.registry import PREVIOUS, Registry
 
