@@ -118,7 +118,7 @@ class EvidenceSource:
             counts,
             np.zeros_like(counts),
             alpha=self._settings.alpha,
-            min_impressions=self._settings.min_impressions,
+            min_impressions=float(self._settings.min_impressions),
         )
         shown = [
             {

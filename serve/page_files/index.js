@@ -27,6 +27,11 @@ const RUNGS = {
   teacher: "creatives were chosen by their smoothed CTR in training",
   ranker: "pCTR is the last one known of each creative, or its smoothed CTR in training",
 };
+// What the scores of a list are, by order; a fallen stage's are smoothed CTRs.
+const SCORES = {
+  cacs: "selector score", post_rank: "selector score", parallel: "selector score",
+  teacher: "ranker's score", popular: "smoothed CTR", thompson: "drawn CTR",
+};
 const FAILURES = {
   late: "was late", busy: "was busy", failed: "failed", not_finite: "answered no numbers",
   other_release: "held another release",
@@ -170,6 +175,11 @@ async function decide() {
     const answers = [];
     // One after the other: side by side they would slow each other down.
     for (const side of sides) answers.push(await preview(side));
+    for (const one of answers) {
+      const isFallen = /(^|,)(selector|teacher)_/.test(one.fallback_reason ?? "");
+      const scores = isFallen ? "smoothed CTR" : SCORES[one.policy] ?? "score";
+      for (const ad of one.candidates) ad.scores = scores;
+    }
     const ads = answers.flatMap((one) => one.candidates.map((ad) => ad.ad_id));
     const labels = await labelsOf(ads);
     if (mine === asked) answer.replaceChildren(...drawAnswers(answers, labels));
@@ -342,7 +352,7 @@ function creativeList(ad, label, isOpen) {
   const items = sorted.map((one) => creativeItem(one, ad, label, share));
   const list = make("ol", { className: "creatives" }, items.slice(0, FIRST_CREATIVES));
   const heads = make("div", { className: "heads quiet", ariaHidden: "true" },
-    make("span", {}), make("span", {}, scores.length ? "selector score" : ""),
+    make("span", {}), make("span", {}, scores.length ? ad.scores : ""),
     make("span", { className: "chance" }, "chance"));
   const parts = [make("summary", {}, plural(items.length, "creative")), heads, list];
   const hidden = items.slice(FIRST_CREATIVES);
@@ -369,9 +379,9 @@ function creativeItem(one, ad, label, share) {
       make("span", { className: "name" }, title || one.creative_id, " ",
         isChosen ? make("span", { className: "tag chosen-tag" }, "✓ chosen") : null),
       make("span", { className: "quiet" }, one.impressions > 0
-        ? `${count(one.clicks)} clicks in ${plural(one.impressions, "impression")}, ${percent(one.clicks / one.impressions)}`
+        ? `${plural(one.clicks, "click")} in ${plural(one.impressions, "impression")}, ${percent(one.clicks / one.impressions)}`
         : "never shown in training")),
-    make("div", { className: "score", title: "selector score: an order inside this ad" },
+    make("div", { className: "score", title: `${ad.scores}: an order inside this ad` },
       score === null ? make("span", { className: "quiet" }, "no score")
         : [bar(share(score)), make("span", { className: "number" }, score.toFixed(3))]),
     make("div", { className: "number chance", title: "probability of being chosen" }, percent(one.probability)));
