@@ -28,6 +28,10 @@ _LOCAL_ENVIRONMENT = {
     # A pipeline that waits for a processor it can never get ends after this time.
     "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # A stage that was full is tried again soon: pauses that grow to half a second
+    # leave replicas idle after an overload.
+    "RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S": "0.005",
+    "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.02",
     "GOMP_SPINCOUNT": SPIN_COUNT,
     # As many tasks run at once as there are processors; each gets by with its own.
     "POLARS_MAX_THREADS": "1",

@@ -92,6 +92,7 @@ class HttpGateway:
                 make_arms(args.experiment, args.settings, wiring.bundle_ids),
                 args.budget_ms / 1e3,
                 ControlsFile(args.controls) if args.controls else None,
+                args.max_in_flight,
             ),
             logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
@@ -201,7 +202,10 @@ def wire(args: AppArgs) -> Wiring:
 def compose(wiring: Wiring) -> Application:
     """Return the graph over a board that has begun; a test passes its own loaders."""
     args = wiring.args
-    gateway = _deployment(serve.ingress()(HttpGateway), "Gateway", num_cpus=0.2)
+    # What it lets in it bounds itself, see `serve.admit`.
+    gateway = _deployment(
+        serve.ingress()(HttpGateway), "Gateway", num_cpus=0.2, max_ongoing=256
+    )
     following = None
     if args.model is not None:
         cache = wiring.board.directory / "bundles"
@@ -216,15 +220,17 @@ def compose(wiring: Wiring) -> Application:
     return gateway.bind(wiring, following, *handles)
 
 
-def _deployment(target: type, name: str, *, num_cpus: float) -> Any:  # noqa: ANN401
+def _deployment(
+    target: type, name: str, *, num_cpus: float, max_ongoing: int = 64
+) -> Any:  # noqa: ANN401
     """Return a deployment with bounded queues; `config.yaml` may override it all."""
     return serve.deployment(
         name=name,
         num_replicas=1,
         ray_actor_options={"num_cpus": num_cpus},
-        max_ongoing_requests=16,
+        max_ongoing_requests=max_ongoing,
         # More would only wait past their deadline: say so at once instead.
-        max_queued_requests=64,
+        max_queued_requests=max_ongoing,
         backpressure_config={"status_code": 503, "retry_after_s": 1},
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=15.0,

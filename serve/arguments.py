@@ -17,6 +17,8 @@ class AppArgs(Config):
     """Directory of the bundle to serve; the same on every node."""
     budget_ms: float = Field(default=50.0, gt=0, le=10_000)
     """Time to answer in, unless a request brings its own."""
+    max_in_flight: int = Field(default=8, ge=1, le=1_000)
+    """Requests that a gateway answers at the same time; others get 503 at once."""
     fused: bool = False
     """All stages in the gateway's process instead of one deployment each."""
     decision_log: str | None = None

@@ -91,6 +91,8 @@ class Rules:
     """Time to answer in, unless a request brings its own."""
     controls: ControlsFile | None = None
     """What the operator says about creatives."""
+    max_in_flight: int = 8
+    """Requests answered at the same time; others are refused at once."""
 
 
 class Gateway:
@@ -120,6 +122,11 @@ class Gateway:
         self._health: tuple[float, str | None] = (-np.inf, None)
         self._health_lock = asyncio.Lock()
         self._shadow = self._make_shadow(logs) if logs.shadow_release else None
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that it answers at the same time."""
+        return self._rules.max_in_flight
 
     @property
     def release(self) -> Release:

@@ -13,6 +13,7 @@ from cacs_ray import __version__
 from cacs_ray.errors import InputError
 from cacs_ray.schema import POLICIES, PolicyName
 from serve.admin import Admin, add_admin
+from serve.admit import Admit
 from serve.answer import decide_answer, preview_answer
 from serve.api import (
     ClicksAnswer,
@@ -67,6 +68,9 @@ def create_http(
     add_page(http, gateway, page or PageSource())
     http.add_exception_handler(RefusalError, refuse)
     http.add_exception_handler(RequestValidationError, refuse_parameters)
+    http.add_middleware(
+        Admit, max_in_flight=gateway.max_in_flight, metrics=gateway.metrics
+    )
     http.add_middleware(Observe, metrics=gateway.metrics)
     return http
 

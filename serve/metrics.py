@@ -39,6 +39,9 @@ class Metrics:
         self.requests = self._counter(
             "cacs_requests", "HTTP answers by status.", "status"
         )
+        self.shed = self._counter(
+            "cacs_requests_shed", "Requests refused because too many were in work."
+        )
         self.in_flight = self._gauge("cacs_in_flight", "Requests being answered.")
         self.stage_seconds = Histogram(
             "cacs_stage_seconds",

@@ -1,0 +1,74 @@
+"""What shedding promises: a quick no for what has no place, a place for operators."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from serve.http import create_http
+
+
+@pytest.fixture
+def busy(make_service):
+    """A service with room for two, whose selector does not answer."""
+    service = make_service(budget_s=30.0, rules={"max_in_flight": 2})
+    service.selector.is_stuck = True
+    return service
+
+
+def ask(service, page_view, scenario):
+    async def run():
+        transport = httpx.ASGITransport(create_http(service.gateway))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://serve"
+        ) as client:
+            waiting = [
+                asyncio.create_task(client.post("/v1/decide", json=page_view))
+                for _ in range(2)
+            ]
+            while service.selector.num_calls < 2:
+                await asyncio.sleep(0)
+            try:
+                return await scenario(client)
+            finally:
+                for task in waiting:
+                    task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["/v1/decide", "/v1/preview"])
+def test_one_too_many_is_refused_unread(busy, page_view, path):
+    async def one_more(client):
+        return await client.post(path, content=b"not even JSON")
+
+    answer = ask(busy, page_view, one_more)
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["x-request-id"]
+    assert "too many" in answer.json()["error"]
+    value = busy.gateway.metrics.registry.get_sample_value
+    assert value("cacs_requests_shed_total") == 1
+    assert value("cacs_requests_total", {"status": "503"}) == 1
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/releases"])
+def test_operations_are_never_refused(busy, page_view, path):
+    async def look(client):
+        return await client.get(path)
+
+    assert ask(busy, page_view, look).status_code == 200
+
+
+def test_a_place_is_free_again_when_a_client_hangs_up(busy, page_view):
+    async def leave_and_ask(client):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        while busy.gateway.metrics.in_flight._value.get():
+            await asyncio.sleep(0)
+        busy.selector.is_stuck = False
+        return await client.post("/v1/decide", json=page_view)
+
+    assert ask(busy, page_view, leave_and_ask).status_code == 200
