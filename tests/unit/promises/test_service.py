@@ -8,7 +8,7 @@ import pytest
 
 from cacs_ray.promises import service
 from cacs_ray.promises.service import Plan, Service
-from cacs_ray.recipes.demo import ServedGraph
+from cacs_ray.recipes.serving import ServedGraph
 
 GATEWAY = """# HELP cacs_requests_total HTTP answers by status.
 # TYPE cacs_requests_total counter
