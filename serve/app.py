@@ -45,7 +45,6 @@ from serve.records import configure_records
 from serve.release import LoadRelease, load_release
 from serve.selector import Selector
 from serve.stage import (
-    Inline,
     InProcess,
     LoadPredictor,
     StageRelease,
@@ -131,9 +130,8 @@ class HttpGateway:
         releases = _HeldStages(self._releases)
         selector, ranker = Selector(releases), Ranker(releases)
         return Stages(
-            # A gather and a dot product: a thread would cost as much again. To open
-            # the page meanwhile does not pay either: both need the interpreter.
-            selector_scores=Inline(selector.selector_scores),
+            # To open the page meanwhile does not pay here: both need the interpreter.
+            selector_scores=InProcess(selector.selector_scores),
             teacher_scores=InProcess(ranker.teacher_scores),
             pctr=InProcess(ranker.pctr),
         )

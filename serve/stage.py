@@ -118,19 +118,6 @@ class InProcess:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Inline:
-    """A stage's method that takes less time than handing it to a thread would cost."""
-
-    method: Callable[[str, PageView, np.ndarray], StageAnswer]
-
-    async def remote(
-        self, release: str, page: PageView, creatives: np.ndarray
-    ) -> StageAnswer:
-        """Run at once; nothing else runs meanwhile, so it must be quick."""
-        return self.method(release, page, creatives)
-
-
 class StageRelease:
     """One release in a stage: its predictor, and what it made of recent pages.
 
