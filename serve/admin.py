@@ -72,11 +72,12 @@ class Admin:
         """
         place = self.place(name)
         try:
-            bundle_id = str(read_manifest(place)["bundle_id"])
-            if self._board.read().live.bundle_id != bundle_id:
-                await asyncio.to_thread(self._board.offer, place)
+            await asyncio.to_thread(self._board.offer, place)
         except InputError as error:
-            raise RefusalError.of(error, 409) from error
+            # What is live already was checked as well, and there is nothing to do.
+            if error.rule != "already_live":
+                raise RefusalError.of(error, 409) from error
+        bundle_id = str(read_manifest(place)["bundle_id"])
         return await self._watch(bundle_id, wait_s)
 
     async def roll_back(self) -> ReleaseState:

@@ -1,8 +1,11 @@
 """What leaves training answers alike everywhere: golden requests, logs replayed."""
 
 import asyncio
+import itertools
 import json
+import shutil
 
+import httpx
 import polars as pl
 import pytest
 
@@ -12,10 +15,13 @@ from cacs_ray.data.dataset import read_dataset
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.errors import InputError
 from cacs_ray.golden import NUM_ADS, NUM_REQUESTS, replay_golden
+from cacs_ray.manifest import write_manifest
+from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.schema import DECISIONS, Column
 from jobs import cycle, join_feedback
 from serve.api import Click, ClicksRequest, DecideRequest
-from serve.app import _HeldStages
+from serve.app import HttpGateway, _HeldStages, wire
+from serve.arguments import AppArgs
 from serve.arms import LIVE, Arm, Arms
 from serve.clicks import Clicks
 from serve.decision_log import ClickLog, DecisionLog
@@ -188,3 +194,91 @@ def test_what_was_served_and_clicked_is_learnt_from_next(walk, log_of, tmp_path)
         ]
     )  # fmt: skip
     assert learnt == 0
+
+
+def write_liar(bundle, out):
+    """A bundle whose files are whole, but that scores otherwise than it says."""
+    shutil.copytree(bundle, out)
+    calibration = json.loads((out / "calibration.json").read_text())
+    calibration["intercept"] += 0.1
+    (out / "calibration.json").write_text(json.dumps(calibration))
+    manifest = json.loads((out / "manifest.json").read_text())
+    write_manifest(out, manifest["spec_fingerprint"], manifest["lineage"])
+
+
+@pytest.fixture
+def served(walk, tmp_path):
+    """The whole application in this process, beside two more releases."""
+    releases = tmp_path / "releases"
+    shutil.copytree(walk / "run" / "bundle", releases / "old")
+    write_sibling(releases / "old", releases / "next")
+    write_broken(releases / "next", releases / "torn")
+    write_liar(releases / "next", releases / "liar")
+    (tmp_path / "token").write_text("secret\n")
+    args = AppArgs(
+        bundle=str(releases / "old"),
+        releases=str(releases),
+        admin_token_file=str(tmp_path / "token"),
+        state=str(tmp_path / "state"),
+        decision_log=str(tmp_path / "log"),
+        budget_ms=10_000,
+        fused=True,
+    )
+    gateway = HttpGateway(wire(args), None)
+    yield gateway
+    gateway.close()
+
+
+def test_releases_change_under_requests_and_each_answers_whole(walk, served, tmp_path):
+    http = served.__serve_build_asgi_app__()
+    token = {"authorization": "Bearer secret"}
+    bodies = [
+        request.model_dump(mode="json", exclude_none=True)
+        for request in page_views(walk, 8)
+    ]
+
+    async def scenario():
+        transport = httpx.ASGITransport(http)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://serve", timeout=60
+        ) as client:
+            answers, is_over = [], asyncio.Event()
+
+            async def ask_on():
+                while not is_over.is_set():
+                    for number, body in enumerate(bodies):
+                        told = {**body, "request_id": f"q{len(answers)}-{number}"}
+                        answers.append(await client.post("/v1/decide", json=told))
+
+            async def swap(name):
+                return await client.post(
+                    "/admin/releases?wait_s=60", json={"bundle": name}, headers=token
+                )
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(ask_on())
+                steps = [await swap(name) for name in ("next", "torn", "liar")]
+                steps.append(await client.post("/admin/rollback", headers=token))
+                is_over.set()
+            return answers, steps
+
+    answers, (taken, torn, liar, back) = asyncio.run(scenario())
+
+    assert [taken.status_code, back.status_code] == [200, 200]
+    assert [torn.status_code, torn.json()["problems"][0]["rule"]] == [409, "digest"]
+    assert liar.status_code == 409
+    assert "golden requests get other scores" in liar.json()["reason"]
+    old, new = back.json()["live"], taken.json()["live"]
+    assert old != new
+    decided = [answer.json() for answer in answers if answer.status_code == 200]
+    assert len(decided) == len(answers)
+    assert not any(one["is_fallback"] for one in decided)
+    order = [one["release"] for one in decided]
+    # First the old one, then the new one, and the old one again: never in between.
+    changes = [a for a, b in itertools.pairwise([*order, None]) if a != b]
+    assert changes in ([old, new, old], [old, new])
+    served.close()
+    logged = pl.read_parquet(tmp_path / "log" / "*.parquet")
+    told = logged.group_by(Column.REQUEST_ID).agg(pl.col("release").n_unique())
+    assert told["release"].max() == 1
+    assert told.height == len(answers)

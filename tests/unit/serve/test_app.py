@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
+from serve import alone
 from serve.app import Wiring, build_app, compose
 from serve.arguments import AppArgs
 from serve.board import ReleaseBoard
@@ -94,3 +95,11 @@ def test_the_shipped_scaling_has_no_key_that_ray_would_ignore():
         scaling = deployment["autoscaling_config"]
         assert set(scaling) <= set(AutoscalingConfig.model_fields)
         assert scaling["min_replicas"] >= 1
+
+
+def test_without_ray_a_wrong_argument_is_one_line(capsys, tmp_path):
+    for said in (["bundle"], [f"bundle={tmp_path}"], ["bundle=b", "budget=1"]):
+        assert alone.main(said) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ")
+        assert "Traceback" not in captured.err
