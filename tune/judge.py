@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.metrics.creative import sctr
@@ -15,8 +14,8 @@ from cacs_ray.metrics.intervals import (
     sum_by_cluster,
 )
 from cacs_ray.models.selector import Selector
+from cacs_ray.study.scoring import score_lists, selector_scores
 
-_BLOCK = 8192
 _REPLICATES = 1000
 
 
@@ -30,30 +29,16 @@ class Judgement:
     """float64 [N]: 1 where its choice is the creative that was shown."""
 
 
-@torch.inference_mode()
 def judge(selector: Selector, log: EncodedLog) -> Judgement:
     """Score every logged list with a selector."""
     selector.eval()
-    losses, choices = [], []
-    for start in range(0, len(log), _BLOCK):
-        batch = log.batch(np.arange(start, min(start + _BLOCK, len(log))))
-        scores = selector.score(
-            selector.user_vectors(batch.context),
-            selector.creative_vectors(batch.creatives),
-            batch.creative_index,
-        )
-        shown = scores.gather(1, batch.shown_index.unsqueeze(1)).squeeze(1)
-        logits = shown + selector.click_offset(batch.context)
-        logits = logits + selector.position(batch.slot)
-        losses.append(
-            F.binary_cross_entropy_with_logits(logits, batch.label, reduction="none")
-        )
-        lowest = torch.finfo(scores.dtype).min
-        best = scores.masked_fill(~batch.creative_mask, lowest).argmax(1)
-        choices.append(best == batch.shown_index)
-    return Judgement(
-        torch.cat(losses).double().numpy(), torch.cat(choices).double().numpy()
-    )
+    scores, logits = score_lists(log, partial(selector_scores, selector))
+    is_real = log.lists[log.list_row] > 0
+    best = np.where(is_real, scores, -np.inf).argmax(1)
+    logits = logits.astype(np.float64)
+    # log(1 + exp(s)) - y s: the log loss, whatever the sign and size of s.
+    click_loss = np.logaddexp(0.0, logits) - np.asarray(log.label) * logits
+    return Judgement(click_loss, (best == log.shown_index).astype(np.float64))
 
 
 def compare(

@@ -6,7 +6,6 @@ python -m tune.student --logs market --work run --out sweep --trials 24
 import argparse
 import math
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +18,13 @@ from cacs_ray.cluster import start_ray
 from cacs_ray.command import add_changes, add_tracking_uri, job_parser, run_job
 from cacs_ray.config import parse_changes
 from cacs_ray.data.dataset import read_dataset
-from cacs_ray.data.files import read_json, write_bytes, write_json
+from cacs_ray.data.files import read_json, write_json
 from cacs_ray.errors import InputError
 from cacs_ray.features.store import open_encoded
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.config import RECIPES, CycleConfig, run_config
 from cacs_ray.recipes.cycle import Cycle
+from cacs_ray.recipes.record import lasting_key
 from cacs_ray.tracking.client import Run, Tracker
 from cacs_ray.training.reporter import PlainReporter, TuneReporter
 from cacs_ray.training.stage import RESULT, train_here
@@ -110,7 +110,9 @@ def sweep(args: argparse.Namespace) -> dict[str, object]:
             Tracker.open(
                 args.tracking_uri, dataset.root.name, out / "tracking"
             ) as tracker,
-            tracker.run(name, tags={"stage": "sweep"}, key=sweep_key(out)) as run,
+            tracker.run(
+                name, tags={"stage": "sweep"}, key=lasting_key(out / "sweep.key")
+            ) as run,
         ):
             cycle.report_to(run)
             stage = prepare(cycle)
@@ -148,14 +150,6 @@ def sweep_settings(args: argparse.Namespace, stage: StudentStage) -> SweepSettin
         max_epochs=stage.loop.num_epochs,
         steps_per_epoch=math.ceil(rows / stage.loop.batch_size),
     )
-
-
-def sweep_key(out: Path) -> str:
-    """Return what names this sweep in MLflow, for as long as its directory lasts."""
-    file = out / "sweep.key"
-    if not file.is_file():
-        write_bytes(file, uuid.uuid4().hex.encode())
-    return file.read_text()
 
 
 def keep_settings(settings: SweepSettings, out: Path) -> None:

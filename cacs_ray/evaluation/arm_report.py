@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from cacs_ray.data.files import write_bytes
 from cacs_ray.evaluation import figures
-from cacs_ray.evaluation.report import page_environment, plain_report
+from cacs_ray.evaluation.report import plain_report, report_environment
 
 _KINDS: Final = (
     ("ctr", "CTR", "percent"),
@@ -25,7 +25,7 @@ def render_arms(report: Mapping[str, Any]) -> str:
     """Return the page of what `arms.compare_arms` returned."""
     plain = plain_report(report)
     page: str = (
-        page_environment()
+        report_environment()
         .get_template("arms.html")
         .render(
             report=plain,

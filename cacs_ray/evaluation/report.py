@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from cacs_ray.data.files import write_bytes
 from cacs_ray.evaluation import figures
+from cacs_ray.evaluation.pages import page_environment
 from cacs_ray.evaluation.scored_log import BUCKETS
 
 Report = Mapping[str, Any]
@@ -51,7 +52,7 @@ def plain_report(value: Any) -> Any:  # noqa: ANN401 - any tree of report values
 def render_report(report: Report) -> str:
     """Return the page of a report; sections without figures are left out."""
     plain = plain_report(report)
-    environment = page_environment()
+    environment = report_environment()
     page: str = environment.get_template("report.html").render(
         report=plain,
         buckets=BUCKETS,
@@ -62,15 +63,9 @@ def render_report(report: Report) -> str:
     return page
 
 
-def page_environment() -> jinja2.Environment:
+def report_environment() -> jinja2.Environment:
     """Return what renders the pages of this directory, with filters for figures."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment(_TEMPLATES)
     environment.filters.update(
         number=_number,
         percent=_percent,

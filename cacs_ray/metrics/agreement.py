@@ -56,9 +56,7 @@ def ndcg(student: Lists, teacher: Lists, mask: Mask) -> PerList:
     return _by_blocks(_ndcg_of_block, student, teacher, mask)
 
 
-def _tau_of_block(
-    student: np.ndarray, teacher: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
+def _tau_of_block(student: Lists, teacher: Lists, mask: Mask) -> PerList:
     real = mask[:, :, None] & mask[:, None, :]
     signs = [
         np.where(real, np.sign(scores[:, :, None] - scores[:, None, :]), 0.0)
@@ -71,9 +69,7 @@ def _tau_of_block(
     return tau
 
 
-def _ndcg_of_block(
-    student: np.ndarray, teacher: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
+def _ndcg_of_block(student: Lists, teacher: Lists, mask: Mask) -> PerList:
     level = np.where(mask, teacher, -np.inf).max(1, keepdims=True)
     # A list without a real creative has no level; it becomes NaN further up.
     level = np.where(np.isfinite(level), level, 0.0)
@@ -84,9 +80,7 @@ def _ndcg_of_block(
     return share
 
 
-def _discounted_gain(
-    scores: np.ndarray, gain: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
+def _discounted_gain(scores: Lists, gain: Lists, mask: Mask) -> PerList:
     """Sum of gain x discount of the place, ties sharing their mean discount."""
     width = scores.shape[1]
     discounts = np.append(0.0, np.cumsum(1 / np.log2(np.arange(2, width + 2))))
@@ -104,11 +98,11 @@ def _discounted_gain(
 
 
 def _by_blocks(
-    figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-    student: np.ndarray,
-    teacher: np.ndarray,
-    mask: np.ndarray,
-) -> np.ndarray:
+    figure: Callable[[Lists, Lists, Mask], PerList],
+    student: Lists,
+    teacher: Lists,
+    mask: Mask,
+) -> PerList:
     """Apply a pairwise figure to blocks of lists, so that memory stays bounded."""
     # Padding may hold anything, NaN included; it must not reach a comparison.
     student, teacher = (np.where(mask, s, 0.0) for s in (student, teacher))
@@ -121,5 +115,5 @@ def _by_blocks(
     return _without_choice(mask, values.astype(np.float64))
 
 
-def _without_choice(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _without_choice(mask: Mask, values: PerList) -> PerList:
     return np.where(mask.sum(1) >= 2, values, np.nan)

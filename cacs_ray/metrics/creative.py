@@ -93,6 +93,17 @@ def nsctr_per_ad(
     """Per ad: the clicks its traffic would give, and that traffic.
 
     NSCTR is the ratio of the two column sums; both are 0 for an ad without a match.
+
+    Args:
+        label: 1 or True for a click.
+        match: P(policy chooses the shown creative), in [0, 1].
+        ad: number of the ad, >= 0.
+        weight: impressions per row, >= 0.
+
+    >>> label, match = np.array([1, 0, 0]), np.array([1.0, 0.0, 0.0])
+    >>> nsctr_per_ad(label, match, np.array([0, 0, 1]), np.ones(3))
+    array([[2., 2.],
+           [0., 0.]])
     """
     size = int(ad.max(initial=-1)) + 1
     matched = np.bincount(ad, weight * match, minlength=size)

@@ -125,7 +125,17 @@ def ratio_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> Intervals:
-    """Interval of one ratio: sum of the first column over sum of the second."""
+    """Interval of one ratio: sum of the first column over sum of the second.
+
+    Args:
+        sums: numerator and denominator of each cluster.
+        replicates: bootstrap samples.
+        level: probability that the interval should hold the truth.
+        seed: equal seeds give equal intervals.
+
+    >>> ratio_intervals(np.array([[1.0, 4.0], [2.0, 8.0]])).as_dicts()
+    [{'value': 0.25, 'low': 0.25, 'high': 0.25}]
+    """
     return cluster_bootstrap(
         sums,
         lambda totals: totals[..., :1] / totals[..., 1:],
@@ -136,7 +146,7 @@ def ratio_intervals(
 
 
 def _resampled_totals(
-    sums: np.ndarray, replicates: int, seed: int
+    sums: Float[np.ndarray, "K S"], replicates: int, seed: int
 ) -> Float[np.ndarray, "B S"]:
     """Totals of bootstrap samples of K clusters drawn with replacement."""
     rng = np.random.default_rng(seed)
@@ -153,7 +163,10 @@ def _resampled_totals(
 
 
 def _bca(
-    samples: np.ndarray, value: float, left_out: np.ndarray, level: float
+    samples: Float[np.ndarray, " B"],
+    value: float,
+    left_out: Float[np.ndarray, " K"],
+    level: float,
 ) -> tuple[float, float]:
     """Bounds of one figure from its replicates and leave-one-cluster-out values."""
     is_known = np.isfinite(samples)

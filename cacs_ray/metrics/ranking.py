@@ -204,9 +204,7 @@ def calibration(
     )
 
 
-def _clean(
-    label: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _clean(label: Shaped[np.ndarray, " N"], weight: Rows | None) -> tuple[Rows, Rows]:
     """Return labels and weights as float64; weights default to one."""
     label = np.asarray(label, np.float64)
     if weight is None:

@@ -156,7 +156,7 @@ class AdaptiveDropout(nn.Module):
                 continue
             counts = self._counts(field, features)
             logits = self._keep_logits(field, counts, features)
-            prior = self._prior_logits(counts).sigmoid()
+            prior = self._frequency_logits(counts).sigmoid()
             chosen.append(GateChoice(logits.sigmoid(), prior, counts > 0))
         return chosen
 
@@ -167,8 +167,8 @@ class AdaptiveDropout(nn.Module):
         if not self.training or self.config.kind == "none":
             return is_seen * logits.sigmoid()
         if self.config.kind == "learnt" and self.config.signal == "training":
-            coin = self._coins(features).clamp(1e-6, 1 - 1e-6).logit()
-            return is_seen * ((logits + coin) / self.config.relaxation).sigmoid()
+            coin = self._coins(features)
+            return is_seen * relaxed_coin(logits, coin, self.config.relaxation)
         kept = self._coins(features) < logits.sigmoid()
         return is_seen * kept.to(counts.dtype)
 
@@ -183,7 +183,7 @@ class AdaptiveDropout(nn.Module):
             return torch.full_like(counts, torch.inf)
         if self.config.kind == "fixed":
             return torch.full_like(counts, 1.0 - self.config.rate).logit()
-        prior = self._prior_logits(counts)
+        prior = self._frequency_logits(counts)
         if self.config.kind == "frequency":
             return prior
         has_content = self._has_content(counts, features)
@@ -191,9 +191,8 @@ class AdaptiveDropout(nn.Module):
         change: Tensor = self.networks[module_key(field.key)](inputs)
         return prior + change.squeeze(-1)
 
-    def _prior_logits(self, counts: Tensor) -> Tensor:
-        """Log-odds of n / (n + k); one impression is the least that can be seen."""
-        return counts.clamp(min=1.0).log() - math.log(self.config.half_impressions)
+    def _frequency_logits(self, counts: Tensor) -> Tensor:
+        return frequency_logits(counts, self.config.half_impressions)
 
     def _counts(self, field: FieldSpec, features: FeatureTensors) -> Tensor:
         counts: Tensor = getattr(self, _buffer(field.vocabulary or ""))
@@ -205,6 +204,51 @@ class AdaptiveDropout(nn.Module):
         if known:
             return torch.stack(known).mean(0)
         return torch.zeros_like(counts)
+
+
+def frequency_logits(
+    impressions: Float[Tensor, " K"], half_impressions: float
+) -> Float[Tensor, " K"]:
+    r"""Log-odds of keeping a value that was shown n times.
+
+    .. math:: \mathrm{logit} \frac{n}{n + k} = \log n - \log k
+
+    Args:
+        impressions: n; less than one counts as one.
+        half_impressions: k > 0, impressions at which half is kept.
+
+    >>> frequency_logits(torch.tensor([30.0]), 30.0).sigmoid()
+    tensor([0.5000])
+    """
+    return impressions.clamp(min=1.0).log() - math.log(half_impressions)
+
+
+def relaxed_coin(
+    keep_logits: Float[Tensor, " K"], uniform: Float[Tensor, " K"], relaxation: float
+) -> Float[Tensor, " K"]:
+    r"""Coin that a gradient passes through: near 0 or 1, and rarely between.
+
+    .. math:: \sigma((l + \mathrm{logit}\, u) / \tau)
+
+    As ``tau`` falls it becomes 1 where ``u > 1 - sigmoid(l)`` and 0 elsewhere, so it
+    keeps with probability ``sigmoid(l)``. Above one half it is, at every ``tau``, in
+    exactly those cases.
+
+    Args:
+        keep_logits: log-odds of keeping.
+        uniform: one number in [0, 1) per value.
+        relaxation: tau > 0; smaller is harder.
+
+    Returns:
+        Factors in (0, 1).
+
+    >>> relaxed_coin(torch.zeros(2), torch.tensor([0.2, 0.9]), 0.1).round()
+    tensor([0., 1.])
+
+    Source: Maddison et al., "The Concrete Distribution", ICLR 2017, appendix B.
+    """
+    coin = uniform.clamp(1e-6, 1 - 1e-6).logit()
+    return ((keep_logits + coin) / relaxation).sigmoid()
 
 
 def _network() -> nn.Sequential:

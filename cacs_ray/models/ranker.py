@@ -39,7 +39,10 @@ from cacs_ray.models.selector import Selector, SelectorConfig
 from cacs_ray.models.tower import PositionLogit, Tower
 from cacs_ray.schema import Side
 
-Sharing = Literal["own", "frozen", "fine_tuned"]
+Sharing = Literal["own", "frozen", "fine_tuned", "joint"]
+
+READS_VECTORS: tuple[Sharing, ...] = ("frozen", "joint")
+"""Ways of sharing in which the ranker is given the selector's vectors."""
 
 PART_SCALE = 0.3
 """Start of the last layers of both sides."""
@@ -68,7 +71,8 @@ class RankerConfig(Config):
     before its creative is known."""
     sharing: Sharing
     """own: the creative's fields; frozen: the selector's vectors as they are;
-    fine_tuned: the selector's creative tower, trained on."""
+    fine_tuned: the selector's creative tower, trained on by clicks of the ranker
+    alone; joint: the selector's vectors, selector and ranker trained on together."""
     keeps_own_fields: bool
     """Whether the creative's fields are read beside shared vectors."""
     gate: GateConfig
@@ -197,7 +201,7 @@ class Ranker(nn.Module):
             creative_index: rows of `creatives`; 0 = the creative is unknown.
             slot: slot of each row; None leaves the position out, as decisions do.
             creative_vectors: the selector's vectors of these creatives; read only
-                when sharing is `frozen`.
+                when sharing is `frozen` or `joint`.
 
         Returns:
             Click logits. Padding gets the logit of the ad alone: mask it.
@@ -230,9 +234,11 @@ class Ranker(nn.Module):
             parts.append(self.creative_encoder(creatives, self.tables, keep))
         if self.tower is not None:
             parts.append(self.tower.creative_vectors(creatives))
-        elif self.config.sharing == "frozen":
+        elif self.config.sharing in READS_VECTORS:
             if creative_vectors is None:
-                raise ValueError("sharing is 'frozen': creative_vectors are needed")
+                raise ValueError(
+                    f"sharing is {self.config.sharing!r}: creative_vectors are needed"
+                )
             parts.append(creative_vectors)
         if not parts:
             parts.append(self.creative_encoder(creatives, self.tables))
@@ -298,7 +304,7 @@ def _shared_tower(
         return None
     if shared is None:
         raise ValueError(f"sharing is {config.sharing!r}: the selector is needed")
-    if config.sharing == "frozen":
+    if config.sharing in READS_VECTORS:
         return None
     tower = Selector(spec, shared, counts)
     tower.freeze_all_but_creatives()

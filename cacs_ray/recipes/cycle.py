@@ -37,7 +37,12 @@ from cacs_ray.recipes.report import report_cycle
 from cacs_ray.recipes.score import calibrate
 from cacs_ray.recipes.stages import LAST_STAGE, STAGES, Stages
 from cacs_ray.tracking.client import NullTracker, Run, Tracker
-from cacs_ray.training.ranker import ServingRankerConfig, train_ranker
+from cacs_ray.training.joint import SELECTOR, train_jointly
+from cacs_ray.training.ranker import (
+    RankerStage,
+    ServingRankerConfig,
+    train_ranker,
+)
 from cacs_ray.training.soft_labels import write_soft_labels
 from cacs_ray.training.stage import Launch, StageInput, TrainResult
 from cacs_ray.training.student import SoftLabelFiles, StudentConfig, train_student
@@ -291,18 +296,25 @@ class Cycle:
 
     def train_ranker(self) -> None:
         """Stage 4: the serving ranker, fed with the selector's vectors."""
-        self._train(
-            "ranker",
-            self.config.ranker,
-            lambda launch: train_ranker(
-                self.inputs,
-                self.config.ranker,
-                launch,
-                student_dir=self.work / "student",
-                teacher_dir=self.work / "teacher",
-            ),
-            after=("teacher", "student"),
-        )
+        config = self.config.ranker
+        models = {
+            "student_dir": self.work / "student",
+            "teacher_dir": self.work / "teacher",
+        }
+
+        def train(launch: Launch) -> TrainResult:
+            if config.model.sharing != "joint":
+                return train_ranker(self.inputs, config, launch, **models)
+            stage = RankerStage(self.inputs, config, **models)
+            return train_jointly(stage, self.config.student, self.soft_labels, launch)
+
+        self._train("ranker", config, train, after=("teacher", "student"))
+
+    @property
+    def selector_directory(self) -> Path:
+        """Where the selector stands that the ranker reads."""
+        is_joint = self.config.ranker.model.sharing == "joint"
+        return self.work / "ranker" / SELECTOR if is_joint else self.work / "student"
 
     def _train(
         self,

@@ -21,13 +21,13 @@ def bundle_parts(cycle: "Cycle") -> BundleParts:
     encoded = open_encoded(cycle.work / "features", "validation")
     fitted = open_fitted(cycle.work / "features")
     entities = Entities(encoded.users, encoded.ads, encoded.creatives, {})
-    selector = load_selector(cycle.work / "student", fitted.spec)
+    selector = load_selector(cycle.selector_directory, fitted.spec)
     return BundleParts(
         fitted=fitted,
         entities=entities,
         user_ids=cycle.validated.users.select([Column.USER_ID]),
         model_directories={
-            "selector": cycle.work / "student",
+            "selector": cycle.selector_directory,
             "ranker": cycle.work / "ranker",
             "teacher": cycle.work / "teacher",
         },

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cacs_ray.data.files import read_json, write_json
+from cacs_ray.data.files import read_json, write_bytes, write_json
 from cacs_ray.errors import InputError
 from cacs_ray.manifest import read_manifest
 from cacs_ray.recipes.config import CycleConfig
@@ -38,6 +38,13 @@ def run_key(work: Path, dataset: Path, config: CycleConfig) -> str:
     key = uuid.uuid4().hex
     write_json(file, {"key": key, "settings": settings})
     return key
+
+
+def lasting_key(file: Path) -> str:
+    """Return what names a run for as long as a file, which it writes, is there."""
+    if not file.is_file():
+        write_bytes(file, uuid.uuid4().hex.encode())
+    return file.read_text()
 
 
 def record_start(run: Run, config: CycleConfig) -> None:

@@ -98,6 +98,9 @@ RANKERS: Final[Mapping[str, Variant]] = {
     "fine_tuned": Variant(
         {"model.sharing": "fine_tuned"}, "the creative tower, trained on"
     ),
+    "joint": Variant(
+        {"model.sharing": "joint"}, "V(c), selector and ranker trained on together"
+    ),
     "own": Variant(
         {"model.sharing": "own", "model.keeps_own_fields": False},
         "the creative's own fields, no V(c)",

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 from markupsafe import Markup
 
 from cacs_ray.data.files import write_bytes
 from cacs_ray.evaluation import figures
+from cacs_ray.evaluation.pages import page_environment
 from cacs_ray.evaluation.scored_log import BUCKETS
 from cacs_ray.study.plan import FULL, VARIANTS, WEIGHTED
 from cacs_ray.study.tables import (
@@ -47,13 +47,7 @@ def write_study(study: Branch, out: Path) -> None:
     if coverage:
         lines.append(markdown(coverage))
     write_bytes(out / "study.md", "\n".join(lines).encode())
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment(_TEMPLATES)
     page = environment.get_template("study.html").render(
         study=study,
         sources=sources,

@@ -1,7 +1,6 @@
 """A whole study: units one after the other, their variants side by side on Ray."""
 
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -9,11 +8,11 @@ from typing import Any, Final, TypeVar
 import ray
 
 from cacs_ray.cluster import start_ray
-from cacs_ray.data.files import write_bytes, write_json
+from cacs_ray.data.files import write_json
 from cacs_ray.errors import InputError
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.recipes.config import CycleConfig, run_config
-from cacs_ray.recipes.record import by_group
+from cacs_ray.recipes.record import by_group, lasting_key
 from cacs_ray.simulation.recipes import MarketRecipe, market_recipe
 from cacs_ray.study.coverage import count_covered
 from cacs_ray.study.figures import Figures
@@ -90,7 +89,9 @@ def run_study(
         start_ray(),
         Tracker.open(tracking_uri, f"study {root.name}", root / "tracking") as tracker,
         tracker.run(
-            f"study {root.name}", tags={"stage": "study"}, key=_study_key(root)
+            f"study {root.name}",
+            tags={"stage": "study"},
+            key=lasting_key(root / "study.key"),
         ) as run,
     ):
         # Seeds, sources and variants may grow while a study goes on.
@@ -180,14 +181,6 @@ def _tell(run: Run, name: str, variant: Variant, figures: Figures) -> None:
     with run.child(name, tags, key=f"{run.id}/{name}") as child:
         child.params(dict(variant.changes))
         child.metrics(by_group({f"test/{k}": v for k, v in figures.items()}))
-
-
-def _study_key(root: Path) -> str:
-    """Return what names this study in MLflow, for as long as its directory lasts."""
-    file = root / "study.key"
-    if not file.is_file():
-        write_bytes(file, uuid.uuid4().hex.encode())
-    return file.read_text()
 
 
 def _tables(

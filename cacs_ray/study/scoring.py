@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cacs_ray.features.batch import Batch, EncodedLog
+from cacs_ray.models.selector import Selector
 
 _BLOCK = 8192
 
@@ -36,3 +37,13 @@ def score_lists(
         logits[rows] = (shown + offset).numpy()
         scores[rows, : listed.shape[1]] = listed.numpy()
     return scores, logits
+
+
+def selector_scores(selector: Selector, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return a batch's scores and click offsets, as `score_lists` asks for them."""
+    scores = selector.score(
+        selector.user_vectors(batch.context),
+        selector.creative_vectors(batch.creatives),
+        batch.creative_index,
+    )
+    return scores, selector.click_offset(batch.context) + selector.position(batch.slot)

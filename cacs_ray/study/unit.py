@@ -121,6 +121,8 @@ class Unit:
                 cycle.work / "teacher",
                 window,
                 rankers,
+                cycle.config.student.override(one_thread),
+                cycle.soft_labels,
             ),
         )
 

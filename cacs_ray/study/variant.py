@@ -9,16 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from cacs_ray.features.batch import Batch
 from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.store import open_encoded
-from cacs_ray.models.selector import Selector
 from cacs_ray.study.figures import Figures, model_figures, policy_figures
 from cacs_ray.study.kept import kept
 from cacs_ray.study.plan import Variant
-from cacs_ray.study.scoring import score_lists
+from cacs_ray.study.scoring import score_lists, selector_scores
 from cacs_ray.study.window import JudgedWindow
 from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.stage import StageInput
@@ -68,7 +65,7 @@ def _trained(variant: Variant, shared: SharedInputs) -> Figures:
     selector, result = fit_student(inputs, rows, config, PlainReporter())
     log = open_encoded(inputs.encoded_dir, "test")
     selector.eval()
-    scores, logits = score_lists(log, partial(_scores, selector))
+    scores, logits = score_lists(log, partial(selector_scores, selector))
     window = JudgedWindow.load(shared.window).with_scores(scores)
     return {
         **policy_figures(window, "cacs"),
@@ -94,12 +91,3 @@ def _without(spec: FeatureSpec, kinds: tuple[str, ...]) -> FeatureSpec:
         if field.kind not in kinds or field.of in ("user", "request")
     )
     return spec.model_copy(update={"fields": kept})
-
-
-def _scores(selector: Selector, batch: Batch) -> tuple[Tensor, Tensor]:
-    scores = selector.score(
-        selector.user_vectors(batch.context),
-        selector.creative_vectors(batch.creatives),
-        batch.creative_index,
-    )
-    return scores, selector.click_offset(batch.context) + selector.position(batch.slot)

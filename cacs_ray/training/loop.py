@@ -10,7 +10,6 @@ number of workers drops the same identities.
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
@@ -40,6 +39,7 @@ from cacs_ray.training.reporter import Reporter
 from cacs_ray.training.rows import Rows, moved
 from cacs_ray.training.steps import Parts, Step
 from cacs_ray.training.tables import TableTrainer, dense_parameters, embedding_tables
+from cacs_ray.training.validation import judge
 
 
 @dataclass
@@ -296,42 +296,18 @@ class _Run:
             self.clock.step_ms(),
         )
 
-    @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         """Parts of the loss over all validation rows of all workers."""
         if self.validation is None or len(self.validation) == 0:
             return {}
-        self.core.eval()
-        sums: dict[str, Tensor] = {}
-        totals: dict[str, Tensor] = {}
-        rank, world = self.reporter.rank, self.reporter.num_workers
-        if len(self.validation) < world:  # too few to share: everyone takes all
-            rank, world = 0, 1
-        blocks = [
-            rows[rank::world]
-            for rows in _blocks(len(self.validation), self.config.batch_size)
-            if len(rows) > rank
-        ]
-        with ahead(self._validation_batch, blocks) as batches:
-            for batch in batches:
-                # The bare module: a wrapped one would wait for the other workers.
-                parts, weights = self.core.parts(batch), self.core.totals(batch)
-                for name, value in parts.items():
-                    weight = weights[name].double()
-                    sums[name] = sums.get(name, torch.zeros(())) + value * weight
-                    totals[name] = totals.get(name, torch.zeros(())) + weight
-        names = sorted(sums)
-        both = [*(sums[n] for n in names), *(totals[n] for n in names)]
-        summed = self._over_workers(torch.stack([value.double() for value in both]))
-        summed, weight_sums = summed.chunk(2)
-        means = (summed / weight_sums.clamp(min=1e-30)).float()
-        by_name = dict(zip(names, means.unbind(), strict=True))
-        by_name["loss"] = self.core.loss(by_name)
-        return {name: float(value) for name, value in sorted(by_name.items())}
-
-    def _validation_batch(self, rows: np.ndarray) -> Batch:
-        assert self.validation is not None
-        return self.validation.batch(rows, self.device)
+        return judge(
+            self.core,
+            self.validation,
+            batch_size=self.config.batch_size,
+            rank=self.reporter.rank,
+            num_workers=self.reporter.num_workers,
+            over_workers=self._over_workers,
+        )
 
     def _over_workers(self, sums: Tensor) -> Tensor:
         return self.exchange.sum(sums.double().to(self.device)).cpu()
@@ -379,8 +355,3 @@ class _Run:
 
     def _rows_per_second(self) -> float:
         return self.num_rows_trained / self.seconds if self.seconds else 0.0
-
-
-def _blocks(num_rows: int, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, num_rows, size):
-        yield np.arange(start, min(start + size, num_rows))

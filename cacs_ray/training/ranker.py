@@ -59,19 +59,9 @@ class RankerStage:
 
     def open(self) -> OpenStage:
         """Build the ranker around the student's creative vectors."""
-        spec, counts = self.inputs.spec, self.inputs.counts
         train, validation = open_windows(self.inputs)
-        selector = load_selector(self.student_dir, spec, counts)
-        with seeded(self.loop.seed):
-            ranker = Ranker(spec, self.config.model, counts, selector.config)
-        with torch.no_grad():
-            ranker.base_logit.fill_(click_rate_logit(train.log))
-        if self.inputs.earlier:
-            self.inputs.earlier.teach(ranker, "ranker")
-        elif self.config.is_warm_started:
-            warm_start(ranker, load_ranker(self.teacher_dir, spec, counts))
-        if ranker.tower is not None:
-            ranker.tower.load_state_dict(selector.state_dict())
+        selector = load_selector(self.student_dir, self.inputs.spec, self.inputs.counts)
+        ranker = self.build(selector, train.log)
         ranker.expect_cold(cold_shares(self.inputs, validation))
         vectors = None
         if self.config.model.sharing == "frozen":
@@ -79,6 +69,21 @@ class RankerStage:
         return OpenStage(
             RankerStep(ranker, catalogue_vectors=vectors), train, validation
         )
+
+    def build(self, selector: Selector, train: EncodedLog) -> Ranker:
+        """Build the ranker where its training starts."""
+        spec, counts = self.inputs.spec, self.inputs.counts
+        with seeded(self.loop.seed):
+            ranker = Ranker(spec, self.config.model, counts, selector.config)
+        with torch.no_grad():
+            ranker.base_logit.fill_(click_rate_logit(train))
+        if self.inputs.earlier:
+            self.inputs.earlier.teach(ranker, "ranker")
+        elif self.config.is_warm_started:
+            warm_start(ranker, load_ranker(self.teacher_dir, spec, counts))
+        if ranker.tower is not None:
+            ranker.tower.load_state_dict(selector.state_dict())
+        return ranker
 
     def save(self, step: nn.Module, directory: Path) -> None:
         """Write the ranker."""

@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,8 +82,8 @@ class OpenStage:
     step: Step
     train: Rows
     validation: Rows | None
-    after: Callable[[], object] = lambda: None
-    """What is done to the trained step before it is saved."""
+    after: Callable[[], Mapping[str, float]] = dict
+    """What is done to the trained step before it is saved; metrics that it changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ def train_here(
         opened.step, opened.train, opened.validation, stage.loop, reporter, store
     )
     if out_dir is not None and reporter.rank == 0:
-        opened.after()
+        result = replace(result, metrics={**result.metrics, **opened.after()})
         stage.save(opened.step, out_dir)
         write_json(
             out_dir / RESULT,

@@ -30,6 +30,8 @@ WeightedChoice = tuple[GateChoice, Tensor]
 class Step(nn.Module, ABC):
     """Turns a batch into the parts of a loss; each is a weighted mean."""
 
+    importance_clip: float | None = None
+
     @property
     @abstractmethod
     def prices(self) -> Mapping[str, float]:
@@ -56,6 +58,14 @@ class Step(nn.Module, ABC):
             parts = {name: value * shares[name] for name, value in parts.items()}
         return {"loss": self.loss(parts), **parts}
 
+    def click_weights(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Return the weight of each row in the click loss.
+
+        Importance is for learning. What is judged, outside training, is the plain
+        loss per impression: it means the same whatever a variant was trained by.
+        """
+        return click_weights(batch, self.importance_clip if self.training else None)
+
     def loss(self, parts: Parts) -> Tensor:
         """Return what the parts cost together."""
         prices = self.prices
@@ -75,7 +85,7 @@ class RankerStep(Step):
         catalogue_vectors: float32 [catalogue, D], the selector's frozen vectors,
             for a ranker that is fed with them.
         importance_clip: bound of the inverse propensity by which the click loss
-            weights a row; None weights by impressions alone.
+            weights a row in training; None weights by impressions alone.
     """
 
     catalogue_vectors: Tensor | None
@@ -103,11 +113,16 @@ class RankerStep(Step):
             "gate_kl": self.ranker.config.gate.kl_weight,
         }
 
-    def parts(self, batch: Batch) -> Parts:
-        """Return the parts of the loss."""
+    def parts(self, batch: Batch, vectors: Float[Tensor, "K D"] | None = None) -> Parts:
+        """Return the parts of the loss.
+
+        Args:
+            batch: some rows.
+            vectors: the selector's, of the batch's creatives, that a gradient may
+                flow into; None reads the frozen ones, where there are any.
+        """
         ranker = self.ranker
-        vectors = None
-        if self.catalogue_vectors is not None:
+        if vectors is None and self.catalogue_vectors is not None:
             vectors = gather_rows(self.catalogue_vectors, batch.catalogue_rows)
         context = ranker.encode_context(batch.context)
         creatives = ranker.encode_creatives(batch.creatives, vectors)
@@ -116,7 +131,7 @@ class RankerStep(Step):
         )
         logits = ranker.combine(context, creatives, shown)[:, 0]
         logits = logits + ranker.position(batch.slot)
-        weight = click_weights(batch, self.importance_clip)
+        weight = self.click_weights(batch)
         parts = {"click_loss": losses.click_loss(logits, batch.label, weight)}
         if self.listwise_click_weight:
             # Only clicked lists have a say; the others would be scored in vain.
@@ -130,7 +145,7 @@ class RankerStep(Step):
 
     def totals(self, batch: Batch) -> Parts:
         """Return the sum of the weights of each part."""
-        totals = {"click_loss": click_weights(batch, self.importance_clip).sum()}
+        totals = {"click_loss": self.click_weights(batch).sum()}
         if self.listwise_click_weight:
             totals["listwise_click_loss"] = _clicks(batch, _clicked_lists(batch)).sum()
         return totals | _gate_total(self._weighted_choices(batch))
@@ -187,17 +202,22 @@ class StudentStep(Step):
             "distillation_loss": self.distillation_weight,
         }
 
-    def parts(self, batch: Batch) -> Parts:
-        """Return the parts of the loss, and how often teacher and student agree."""
+    def parts(self, batch: Batch, vectors: Float[Tensor, "K D"] | None = None) -> Parts:
+        """Return the parts of the loss, and how often teacher and student agree.
+
+        Args:
+            batch: some rows.
+            vectors: of the batch's creatives, where they are known already.
+        """
         selector = self.selector
+        if vectors is None:
+            vectors = selector.creative_vectors(batch.creatives)
         scores = selector.score(
-            selector.user_vectors(batch.context),
-            selector.creative_vectors(batch.creatives),
-            batch.creative_index,
+            selector.user_vectors(batch.context), vectors, batch.creative_index
         )
         offset = selector.click_offset(batch.context)
         logits = _shown(scores, batch) + offset + selector.position(batch.slot)
-        weight = click_weights(batch, self.importance_clip)
+        weight = self.click_weights(batch)
         parts = {"click_loss": losses.click_loss(logits, batch.label, weight)}
         if self.listwise_click_weight:
             clicked = _clicked_lists(batch)
@@ -213,7 +233,7 @@ class StudentStep(Step):
 
     def totals(self, batch: Batch) -> Parts:
         """Return the sum of the weights of each part."""
-        totals = {"click_loss": click_weights(batch, self.importance_clip).sum()}
+        totals = {"click_loss": self.click_weights(batch).sum()}
         if self.listwise_click_weight:
             totals["listwise_click_loss"] = _clicks(batch, _clicked_lists(batch)).sum()
         totals |= _gate_total(self._weighted_choices(batch))

@@ -32,6 +32,7 @@ from cacs_ray.training.stage import (
     stage_fingerprint,
 )
 from cacs_ray.training.steps import Distillation, StudentStep
+from cacs_ray.training.validation import judge
 from cacs_ray.training.windows import open_windows, with_lists
 
 log = logging.getLogger(__name__)
@@ -162,22 +163,32 @@ def fit_student(
     """
     step = build_student(inputs, rows, config)
     result = fit(step, *rows, config.loop, reporter, store)
-    _teach_gate(step, rows[1], config)
-    return step.selector, result
+    changed = _teach_gate(step, rows[1], config)
+    return step.selector, replace(result, metrics={**result.metrics, **changed})
 
 
-def _teach_gate(step: StudentStep, later: Rows | None, config: StudentConfig) -> None:
+def _teach_gate(
+    step: StudentStep, later: Rows | None, config: StudentConfig
+) -> dict[str, float]:
+    """Teach a gate whose signal is later, and judge the selector again with it.
+
+    Returns:
+        Validation metrics of the selector that is kept; none where no gate was
+        taught. Some ten numbers of the gate have seen these very rows.
+    """
     gate = config.model.gate
     if gate.kind != "learnt" or gate.signal != "later":
-        return
+        return {}
     if later is None or not len(later):
         log.warning("no rows later than training: the gate stays the frequency rule")
-        return
+        return {}
     with own_randomness(config.loop):
         loss = teach_gate(
             step, later, batch_size=config.loop.batch_size, seed=config.loop.seed
         )
     log.info("gate taught by %d later rows, loss %.4f", len(later), loss)
+    judged = judge(step, later, batch_size=config.loop.batch_size)
+    return {f"validation/{name}": value for name, value in judged.items()}
 
 
 def train_student(

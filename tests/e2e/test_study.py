@@ -43,7 +43,7 @@ def test_every_variant_has_a_mean_an_interval_and_a_paired_difference(done):
 
 def test_every_way_of_sharing_is_judged(done):
     rankers = tables(done)["sources"]["uniform"]["rankers"]
-    assert set(rankers) >= {"own", "frozen", "fine_tuned"}
+    assert set(rankers) >= {"own", "frozen", "fine_tuned", "joint"}
     assert all(0.5 < one["auc"]["value"] < 1 for one in rankers.values())
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
@@ -80,3 +81,29 @@ def test_blocks_of_lists_change_nothing(figure, lists, monkeypatch):
 def test_a_student_without_opinion_states_no_order():
     flat, teacher = np.zeros((1, 3)), np.array([[3.0, 1.0, 2.0]])
     assert np.isnan(kendall_tau(flat, teacher, np.ones((1, 3), bool))).all()
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_order_of_the_creatives_has_no_say(figure, lists):
+    student, teacher, mask = lists
+    # Without ties: of equal scores the first is the best.
+    apart = np.arange(7) / 1000
+    lists = [student + apart, teacher - apart, mask]
+    order = np.random.default_rng(1).permutation(7)
+    shuffled = figure(*[column[:, order] for column in lists])
+    np.testing.assert_allclose(shuffled, figure(*lists), atol=1e-12)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_level_and_unit_of_the_student_have_no_say(figure, lists):
+    student, teacher, mask = lists
+    other = figure(8 * student - 64, teacher, mask)
+    np.testing.assert_array_equal(other, figure(*lists))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_wrong_shape_is_refused(figure, lists):
+    for wrong in range(3):
+        short = [c[:, :-1] if i == wrong else c for i, c in enumerate(lists)]
+        with pytest.raises(TypeCheckError):
+            figure(*short)

@@ -31,16 +31,6 @@ def test_where_every_ad_matches_evenly_nsctr_is_sctr():
     )
 
 
-def test_weights_are_repeated_rows():
-    times = np.array([3, 2, 1, 1, 2, 5, 1, 1, 1, 1, 1, 1])
-    label, match, ad = (np.repeat(a, times) for a in (LABEL, MATCH, AD))
-    ones, weight = np.ones(times.sum()), times.astype(float)
-    assert sctr(LABEL, MATCH, weight) == pytest.approx(sctr(label, match, ones))
-    assert nsctr(LABEL, MATCH, AD, weight).value == pytest.approx(
-        nsctr(label, match, ad, ones).value
-    )
-
-
 def test_a_random_policy_matches_by_its_probability():
     label, match = np.array([1, 0]), np.array([0.25, 0.75])
     assert sctr(label, match, np.ones(2)) == 0.25

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
+from scipy import stats
 
 from cacs_ray.metrics.intervals import (
     cluster_bootstrap,
@@ -100,3 +102,36 @@ def test_pooling_many_clusters_keeps_them_whole_and_the_interval_about_as_wide()
     thrown = ratio_intervals(sum_by_cluster(rows, pooled))
     ratio = (thrown.high - thrown.low) / (whole.high - whole.low)
     assert ratio == pytest.approx([1], abs=0.2)
+
+
+def test_bounds_agree_with_scipys_bca():
+    sums = market(0)
+    scipys = stats.bootstrap(
+        (sums[:, 0], sums[:, 1]),
+        lambda clicks, shown, axis: clicks.sum(axis) / shown.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        method="BCa",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    ours = ratio_intervals(sums, replicates=20_000)
+    # Both are drawn: three per cent of the width is what 20,000 draws leave open.
+    width = scipys.high - scipys.low
+    assert ours.low[0] == pytest.approx(scipys.low, abs=0.03 * width)
+    assert ours.high[0] == pytest.approx(scipys.high, abs=0.03 * width)
+
+
+def test_the_order_and_the_unit_of_the_clusters_have_no_say_in_the_value():
+    sums = market(0)
+    order = np.random.default_rng(1).permutation(len(sums))
+    plain, other = ratio_intervals(sums), ratio_intervals(4 * sums[order])
+    assert other.value == pytest.approx(plain.value)
+    assert other.high - other.low == pytest.approx(plain.high - plain.low, rel=0.1)
+
+
+def test_a_wrong_shape_is_refused():
+    with pytest.raises(TypeCheckError):
+        ratio_intervals(np.ones((5, 3)))
+    with pytest.raises(TypeCheckError):
+        sum_by_cluster(np.ones((5, 2)), np.zeros(4, int))

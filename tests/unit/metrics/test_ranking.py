@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 
 from cacs_ray.metrics.ranking import (
     auc,
@@ -65,28 +66,24 @@ def test_rows_without_a_group_have_no_say(rows):
     )
 
 
-@pytest.mark.parametrize(
-    "figure",
-    [
-        auc,
-        log_loss,
-        normalised_entropy,
-        lambda *args: calibration(*args).ratio,
-        lambda *args: calibration(*args).ece,
-        lambda label, predicted, weight: gauc(
-            label, predicted, np.arange(len(label)) % 2 * 0, weight
-        ),
-    ],
-    ids=["auc", "log_loss", "normalised_entropy", "ratio", "ece", "gauc"],
-)
-def test_a_weight_of_three_is_the_row_three_times_and_zero_is_no_row(figure):
-    label = np.array([1, 0, 0, 1])
-    predicted = np.array([0.4, 0.3, 0.6, 0.2])
-    times = np.array([3, 1, 2, 0])
-    repeated = figure(
-        np.repeat(label, times), np.repeat(predicted, times), np.ones(times.sum())
-    )
-    assert figure(label, predicted, times.astype(float)) == pytest.approx(repeated)
+def test_normalised_entropy_is_scikit_learns_log_loss_over_that_of_the_mean(rows):
+    label, predicted, weight, _ = rows
+    mean = np.full(len(label), np.average(label, weights=weight))
+    expected = sklearn_metrics.log_loss(
+        label, predicted, sample_weight=weight
+    ) / sklearn_metrics.log_loss(label, mean, sample_weight=weight)
+    actual = normalised_entropy(label, predicted, weight)
+    assert actual == pytest.approx(expected, abs=1e-9)
+
+
+def test_bins_of_calibration_agree_with_scikit_learns_quantiles():
+    rng = np.random.default_rng(0)
+    label, predicted = rng.integers(0, 2, 400), rng.random(400)
+    observed, mean = calibration_curve(label, predicted, n_bins=8, strategy="quantile")
+    result = calibration(label, predicted, num_bins=8)
+    np.testing.assert_allclose(result.bin_predicted, mean, atol=1e-9)
+    np.testing.assert_allclose(result.bin_observed, observed, atol=1e-9)
+    assert result.ece == pytest.approx(np.abs(mean - observed).mean(), abs=1e-9)
 
 
 @pytest.mark.parametrize("label", [[0, 0], [1, 1]])

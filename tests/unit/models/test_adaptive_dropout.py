@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
-from cacs_ray.models.adaptive_dropout import AdaptiveDropout
+from cacs_ray.models.adaptive_dropout import (
+    AdaptiveDropout,
+    frequency_logits,
+    relaxed_coin,
+)
 from tests import synthetic_log
 from tests.synthetic_log import SPEC, gate
 
@@ -129,3 +134,50 @@ def test_counts_travel_with_the_weights():
     loaded.load_state_dict(make("frequency").state_dict())
     kept = loaded.eval()(features(RARE))[KEY]
     assert kept.tolist() == pytest.approx([10 / 40])
+
+
+def test_the_frequency_rule_is_n_over_n_plus_k():
+    shown = torch.tensor([1.0, 10.0, 3000.0])
+    expected = [n / (n + 30) for n in (1, 10, 3000)]
+    kept = frequency_logits(shown, 30.0).sigmoid()
+    assert kept.tolist() == pytest.approx(expected)
+    assert frequency_logits(torch.zeros(1), 30.0).isfinite().all()
+
+
+def test_a_relaxed_coin_is_the_formula():
+    logit, uniform, tau = 0.7, 0.3, 0.5
+    noise = np.log(uniform / (1 - uniform))
+    expected = 1 / (1 + np.exp(-(logit + noise) / tau))
+    actual = relaxed_coin(torch.tensor([logit]), torch.tensor([uniform]), tau)
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("relaxation", [0.01, 0.5, 2.0])
+def test_a_relaxed_coin_keeps_as_often_as_it_says(relaxation):
+    # Evenly spread numbers: exactly their share above 1 - .8 is kept.
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    logits = torch.full((1000,), 0.8).logit()
+    kept = relaxed_coin(logits, uniform, relaxation) > 0.5
+    assert kept.float().mean().item() == pytest.approx(0.8)
+
+
+def test_a_relaxed_coin_passes_a_finite_gradient_whatever_was_drawn():
+    logits = torch.zeros(3, requires_grad=True)
+    relaxed_coin(logits, torch.tensor([0.0, 0.5, 1.0]), 0.5).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[1] > 0
+
+
+def test_the_order_of_the_rows_has_no_say_in_a_gate():
+    dropout = make("learnt").eval()
+    plain = dropout(features(RARE, FREQUENT, UNSEEN))[KEY]
+    turned = dropout(features(UNSEEN, FREQUENT, RARE))[KEY]
+    assert turned.flip(0).tolist() == plain.tolist()
+
+
+def test_a_wrong_shape_is_refused():
+    with pytest.raises(TypeCheckError):
+        frequency_logits(torch.ones(2, 2), 30.0)
+    with pytest.raises(TypeCheckError):
+        relaxed_coin(torch.zeros(2), torch.zeros(3), 0.5)

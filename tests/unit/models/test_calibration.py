@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from scipy.special import expit
 
 from cacs_ray.models.calibration import Calibration, Choices, fit_calibration
@@ -161,3 +162,50 @@ def test_rows_that_stand_for_many_impressions_are_no_harder(impressions_per_row)
     for value in (0.0, 3.0, 300.0):
         rows = seen == value
         assert predicted[rows].sum() / clicks[rows].sum() == pytest.approx(1, abs=0.06)
+
+
+def test_probability_is_the_formula():
+    calibration = Calibration(slope=0.5, intercept=-1.0, shifts=(0.3, 0.1, 0, 0, 0))
+    # Halfway between 0 and 3 impressions in log(1 + n): n = 1, as 1 + 1 = sqrt(1 + 3).
+    shift = (0.3 + 0.1) / 2
+    expected = 1 / (1 + np.exp(-(0.5 * 2.0 - 1.0 + shift)))
+    actual = calibration.probability(np.array([2.0]), np.array([1.0]))
+    assert actual == pytest.approx([expected])
+
+
+def test_the_order_of_the_rows_has_no_say():
+    logits, clicks, seen = by_experience(20_000)
+    weight = RNG.uniform(0.5, 3.0, 20_000)
+    order = RNG.permutation(20_000)
+    plain = fit_calibration(logits, clicks, weight, seen)
+    shuffled = fit_calibration(*[c[order] for c in (logits, clicks, weight, seen)])
+    assert shuffled.slope == pytest.approx(plain.slope, abs=1e-6)
+    assert shuffled.intercept == pytest.approx(plain.intercept, abs=1e-6)
+    assert shuffled.shifts == pytest.approx(plain.shifts, abs=1e-6)
+
+
+def test_a_row_without_weight_has_no_say():
+    logits, clicks, seen = by_experience(20_000)
+    weight = (np.arange(20_000) % 3 > 0).astype(float)
+    kept = weight > 0
+    whole = fit_calibration(logits, clicks, weight, seen)
+    part = fit_calibration(*[c[kept] for c in (logits, clicks, weight, seen)])
+    assert part.slope == pytest.approx(whole.slope, abs=1e-6)
+    assert part.shifts == pytest.approx(whole.shifts, abs=1e-6)
+
+
+def test_a_level_of_all_logits_is_taken_up_by_the_intercept():
+    logits, clicks = drawn(20_000, 1.0, 0.3)
+    ones = np.ones(20_000)
+    plain, moved = (fit_calibration(x, clicks, ones) for x in (logits, logits + 3.0))
+    np.testing.assert_allclose(
+        moved.probability(logits + 3.0), plain.probability(logits), rtol=1e-3
+    )
+
+
+def test_a_wrong_shape_is_refused():
+    logits, clicks = drawn(400, 1.0, 0.0)
+    with pytest.raises(TypeCheckError):
+        fit_calibration(logits, clicks, np.ones(399))
+    with pytest.raises(TypeCheckError):
+        Calibration().probability(logits, np.ones(399))

@@ -76,9 +76,10 @@ def test_blanking_hides_creatives_in_training_only():
     assert torch.allclose(trained[~is_hidden], shown[~is_hidden])
 
 
+@pytest.mark.parametrize("sharing", ["frozen", "joint"])
 @pytest.mark.parametrize("keeps_own_fields", [True, False])
-def test_frozen_sharing_reads_the_given_vectors(keeps_own_fields):
-    ranker = make(sharing="frozen", keeps_own_fields=keeps_own_fields)
+def test_sharing_reads_the_given_vectors(keeps_own_fields, sharing):
+    ranker = make(sharing=sharing, keeps_own_fields=keeps_own_fields)
     batch = make_log(30).batch(np.arange(30))
     inputs = (batch.context, batch.creatives, batch.creative_index, None)
     vectors = torch.zeros(len(batch.catalogue_rows), 9)

@@ -31,7 +31,7 @@ def test_a_saved_selector_scores_as_before(tmp_path):
     )
 
 
-@pytest.mark.parametrize("sharing", ["own", "frozen", "fine_tuned"])
+@pytest.mark.parametrize("sharing", ["own", "frozen", "fine_tuned", "joint"])
 def test_a_saved_ranker_scores_as_before(tmp_path, sharing):
     batch = make_log(20).batch(np.arange(20))
     shared = selector_config()

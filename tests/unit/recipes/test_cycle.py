@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cacs_ray.data.dataset import FeatureDeclaration, write_dataset
+from cacs_ray.data.dataset import FeatureDeclaration, read_dataset, write_dataset
 from cacs_ray.errors import InputError
 from cacs_ray.recipes import cycle
 from cacs_ray.recipes.config import smoke
@@ -119,3 +119,13 @@ def test_the_last_stage_means_all_of_them(called):
     bare_cycle().run_until(LAST_STAGE)
     assert tuple(called) == METHODS
     assert len(STAGES) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "place"), [("frozen", "student"), ("joint", "ranker/selector")]
+)
+def test_the_bundle_takes_the_selector_that_the_ranker_reads(tmp_path, sharing, place):
+    logs = write_log(tmp_path / "logs", CREATIVE)
+    config = smoke().override({"ranker.model.sharing": sharing})
+    made = Cycle(read_dataset(logs), tmp_path / "out", config)
+    assert made.selector_directory == tmp_path / "out" / "work" / place

@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from cacs_ray.recipes.config import smoke
-from cacs_ray.recipes.record import by_group, kept_figures, outcome_note, run_key
+from cacs_ray.recipes.record import (
+    by_group,
+    kept_figures,
+    lasting_key,
+    outcome_note,
+    run_key,
+)
 from cacs_ray.training.stage import TrainResult
 
 LOGS = Path("/logs")
@@ -61,3 +67,11 @@ def test_means_of_epochs_are_no_points_on_the_curve_of_batches():
 def test_the_kept_epoch_is_counted_from_one():
     result = TrainResult(Path(), {"epoch": 0.0, "train/loss": 0.5}, 3, 100.0)
     assert kept_figures(result)["kept_epoch"] == 1
+
+
+def test_a_lasting_key_is_that_of_its_file(tmp_path):
+    first, second = tmp_path / "a" / "study.key", tmp_path / "b" / "study.key"
+    for file in (first, second):
+        file.parent.mkdir()
+    assert lasting_key(first) == lasting_key(first)
+    assert lasting_key(first) != lasting_key(second)

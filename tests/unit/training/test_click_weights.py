@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cacs_ray.training.steps import click_weights
-from tests.synthetic_log import make_log
+from cacs_ray.models.ranker import Ranker
+from cacs_ray.models.selector import Selector
+from cacs_ray.training.steps import RankerStep, StudentStep, click_weights
+from tests import synthetic_log
+from tests.synthetic_log import SPEC, make_log, ranker_config, selector_config
 
 
 @pytest.fixture
@@ -46,3 +49,35 @@ def test_weighted_clicks_are_unbiased_for_uniform_choice():
     )
     weight = click_weights(logged, 20.0).double().numpy()
     assert weight @ label / weight.sum() == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["student", "ranker"])
+def test_what_is_judged_is_the_plain_loss_whatever_training_weighs(batch, kind):
+    def step(clip):
+        torch.manual_seed(0)
+        if kind == "ranker":
+            ranker = Ranker(SPEC, ranker_config("none"), synthetic_log.counts())
+            return RankerStep(ranker, importance_clip=clip)
+        selector = Selector(SPEC, selector_config("none"), synthetic_log.counts())
+        return StudentStep(
+            selector,
+            "none",
+            distillation_weight=0.0,
+            click_weight=1.0,
+            listwise_click_weight=0.0,
+            temperature=1.0,
+            importance_clip=clip,
+        )
+
+    plain, weighted = step(None), step(10.0)
+    batch = dataclasses.replace(batch, label=torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    for is_training in (True, False):
+        costs, totals = (
+            [
+                getattr(one.train(is_training), name)(batch)["click_loss"].item()
+                for one in (plain, weighted)
+            ]
+            for name in ("parts", "totals")
+        )
+        assert (costs[0] != costs[1]) == is_training
+        assert (totals[0] != totals[1]) == is_training

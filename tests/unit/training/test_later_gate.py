@@ -3,14 +3,30 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 from cacs_ray.models.selector import Selector
 from cacs_ray.training.later_gate import teach_gate
+from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.rows import Rows
+from cacs_ray.training.stage import StageInput
 from cacs_ray.training.steps import StudentStep
+from cacs_ray.training.student import (
+    StudentConfig,
+    build_student,
+    fit_student,
+    student_rows,
+)
+from cacs_ray.training.validation import judge
 from tests import synthetic_log
-from tests.synthetic_log import SPEC, make_log, selector_config
+from tests.synthetic_log import (
+    SPEC,
+    loop_config,
+    make_log,
+    open_synthetic,
+    selector_config,
+)
 
 
 def make_step(signal: str) -> StudentStep:
@@ -75,3 +91,30 @@ def test_training_does_not_move_a_gate_that_learns_later():
     step = make_step("later")
     networks = step.selector.gate.networks
     assert not any(p.requires_grad for p in networks.parameters())
+
+
+def test_the_metrics_of_a_later_gate_are_those_of_the_selector_that_is_kept(tmp_path):
+    inputs = StageInput(
+        str(tmp_path), SPEC, synthetic_log.counts(make_log()), open_synthetic
+    )
+    config = StudentConfig(
+        model=selector_config("learnt").override({"gate.signal": "later"}),
+        loop=loop_config(num_epochs=2, learning_rate=0.03),
+        distillation="none",
+        distillation_weight=0.0,
+        click_weight=1.0,
+        listwise_click_weight=0.0,
+        temperature=1.0,
+    )
+    rows = student_rows(inputs, None, config)
+    before: list[float] = []
+    reporter = PlainReporter(
+        lambda _, told: before.append(told.get("validation/loss", 0.0))
+    )
+    selector, result = fit_student(inputs, rows, config, reporter)
+    kept = build_student(inputs, rows, config)
+    kept.selector.load_state_dict(selector.state_dict())
+    assert rows[1] is not None
+    loss = judge(kept, rows[1], batch_size=500)["loss"]
+    assert result.metrics["validation/loss"] == pytest.approx(loss, rel=1e-5)
+    assert result.metrics["validation/loss"] not in before

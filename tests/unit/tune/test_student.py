@@ -4,7 +4,7 @@ import pytest
 
 from cacs_ray.errors import InputError
 from cacs_ray.recipes.config import run_config
-from tune.student import SPACE, default_values, keep_settings, sweep_key
+from tune.student import SPACE, default_values, keep_settings
 from tune.sweep import SweepSettings
 
 
@@ -23,12 +23,6 @@ def test_every_searched_field_exists_and_accepts_what_is_drawn():
 def test_the_first_trial_is_the_configuration_as_it_stands():
     config = run_config("small").student
     assert config.override(dict(default_values(config))) == config
-
-
-def test_a_sweep_keeps_its_name_with_its_directory(tmp_path):
-    first, second = tmp_path / "a", tmp_path / "b"
-    assert sweep_key(first) == sweep_key(first)
-    assert sweep_key(first) != sweep_key(second)
 
 
 def test_a_sweep_is_not_resumed_with_other_settings(tmp_path, settings):

@@ -1,0 +1,19 @@
+"""How templates become pages: escaped, and strict about what is missing."""
+
+from pathlib import Path
+
+import jinja2
+
+
+def page_environment(templates: Path) -> jinja2.Environment:
+    """Return what renders the templates of a directory.
+
+    Values are escaped; an undefined name raises instead of leaving a gap.
+    """
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
