@@ -77,7 +77,7 @@ def evidence_table(
         total - recent,
         recent,
         alpha=settings.alpha,
-        min_impressions=settings.min_impressions,
+        min_impressions=float(settings.min_impressions),
     )
     return creatives.with_columns(
         *_columns("ctr", evidence.ctr),

@@ -22,6 +22,10 @@ class Estimate:
     value: Float[np.ndarray, "*axes"]
     variance: Float[np.ndarray, "*axes"]
 
+    def at(self, look: int) -> "Estimate":
+        """Return those of one place along the first axis."""
+        return Estimate(np.asarray(self.value[look]), np.asarray(self.variance[look]))
+
 
 def ratio_moments(sums: Float[np.ndarray, "U 2"]) -> Float[np.ndarray, "6"]:
     """Return what the ratio of an arm needs to know of its units.
@@ -63,12 +67,20 @@ def ratio_estimate(moments: Float[np.ndarray, "*axes 6"]) -> Estimate:
         # Rounding may leave a tiny negative where every unit has the same ratio.
         residuals = np.maximum(yy - 2 * value * xy + value**2 * xx, 0.0)
         variance = residuals / x**2 * (units / (units - 1))
-    return Estimate(value, np.where(units > 1, variance, np.nan))
+    return Estimate(np.asarray(value), np.where(units > 1, variance, np.nan))
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
-    """Estimate second - first of two independent arms."""
-    return Estimate(second.value - first.value, first.variance + second.variance)
+    """Estimate second - first of two independent arms.
+
+    >>> arms = Estimate(*[np.array(0.5)] * 2), Estimate(*[np.array(0.75)] * 2)
+    >>> difference(*arms)
+    Estimate(value=array(0.25), variance=array(1.25))
+    """
+    return Estimate(
+        np.asarray(second.value - first.value),
+        np.asarray(first.variance + second.variance),
+    )
 
 
 def log_ratio(first: Estimate, second: Estimate) -> Estimate:
@@ -101,7 +113,11 @@ def fixed_p_value(effect: Estimate) -> Float[np.ndarray, "*axes"]:
 
 
 def fixed_radius(effect: Estimate, alpha: float) -> Float[np.ndarray, "*axes"]:
-    """Return half the width of the 1 - alpha interval of one planned look."""
+    """Return half the width of the 1 - alpha interval of one planned look.
+
+    >>> float(fixed_radius(Estimate(np.array(0.1), np.array(1.0)), 0.05).round(2))
+    1.96
+    """
     return np.asarray(special.ndtri(1 - alpha / 2) * np.sqrt(effect.variance))
 
 
@@ -118,6 +134,10 @@ def intrinsic_time(
     Args:
         effect: at each look.
         size: all that the denominators add up to at each look, of both arms.
+
+    >>> effect = Estimate(np.array(0.1), np.array(0.5))
+    >>> float(intrinsic_time(effect, np.array(4.0)))
+    8.0
     """
     return np.asarray(effect.variance * np.square(size))
 
@@ -128,6 +148,9 @@ def tuned_scale(intrinsic: float, alpha: float) -> float:
     .. math:: \rho^2 = \frac{-2\log\alpha + \log(1 - 2\log\alpha)}{v}
 
     It must not be chosen by looking at effects; a wrong guess only widens.
+
+    >>> round(tuned_scale(2.0, 0.05), 2)
+    3.97
 
     Source: as of `always_valid_radius`.
     """
@@ -182,13 +205,17 @@ def always_valid_p_value(
     It is at most alpha exactly where `always_valid_radius` leaves zero outside; the
     least one of all looks so far is a p value too.
 
+    >>> nothing = Estimate(np.array(0.0), np.array(1.0))
+    >>> float(always_valid_p_value(nothing, np.array(1.0), 1.0))
+    1.0
+
     Source: Johari, Koomen, Pekelis, Walsh, "Always Valid Inference: Continuous
     Monitoring of A/B Tests", Operations Research 2022.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         grown = intrinsic * scale
         evidence = np.square(effect.value) / effect.variance / 2 * grown / (1 + grown)
-        return np.minimum(1.0, np.sqrt(1 + grown) * np.exp(-evidence))
+        return np.asarray(np.minimum(1.0, np.sqrt(1 + grown) * np.exp(-evidence)))
 
 
 def sample_ratio_p_value(
