@@ -7,6 +7,7 @@
     creative_vectors.safetensors         the selector's vector of every creative
     calibration.json                     logits of the ranker -> pCTR
     golden.json                          requests with the scores they must get
+    profile.json                         shares of every field's values in training
 
 Evaluation, gate, serving and replay open this directory and nothing else. No
 file of it can run code: safetensors, JSON and Parquet only.
@@ -45,6 +46,7 @@ from cacs_ray.features.kept import (
     FittedFeatures,
     read_fitted,
 )
+from cacs_ray.features.profile import Profile
 from cacs_ray.features.request_text import encode_request_text
 from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.models.calibration import Calibration
@@ -53,6 +55,7 @@ from cacs_ray.models.saved import load_ranker, load_selector
 from cacs_ray.models.selector import Selector, catalogue_vectors
 from cacs_ray.schema import Column, Side
 
+PROFILE = "profile.json"
 _BLOCK = 16_384
 
 
@@ -365,6 +368,17 @@ class Predictor:
             self.catalogue.creative_ad_row,
             creative_rows,
         )
+
+
+def read_profile(root: str | Path) -> Profile:
+    """Return what a bundle's training window looked like.
+
+    Returns:
+        A profile without fields for a bundle from before profiles.
+    """
+    path = Path(root) / PROFILE
+    kept = read_json(path) if path.is_file() else {}
+    return Profile.model_validate(kept)
 
 
 def _index(user_ids: pa.Table) -> dict[str, int]:

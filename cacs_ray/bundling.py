@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from cacs_ray.bundle import Predictor
+from cacs_ray.bundle import PROFILE, Predictor
 from cacs_ray.data.files import atomic_directory
 from cacs_ray.features.context import Entities
 from cacs_ray.features.kept import ENTITY_SIDES, FittedFeatures, write_fitted
+from cacs_ray.features.profile import Profile
 from cacs_ray.golden import write_golden
 from cacs_ray.manifest import write_manifest, write_plain_json
 from cacs_ray.models.calibration import Calibration
@@ -37,6 +38,8 @@ class BundleParts:
     config: Mapping[str, Any]
     lineage: Mapping[str, Any]
     """Dataset digest, windows, git commit, versions, time of making."""
+    profile: Profile
+    """What the training window looks like, for the gate of a later release."""
 
 
 def write_bundle(out: Path, parts: BundleParts) -> str:
@@ -61,6 +64,7 @@ def write_bundle(out: Path, parts: BundleParts) -> str:
                 (root / name / file).write_bytes((directory / file).read_bytes())
         vectors = {"vectors": parts.creative_vectors.contiguous().numpy()}
         save_file(vectors, root / "creative_vectors.safetensors")
+        write_plain_json(root / PROFILE, parts.profile.model_dump())
         unsealed = {
             "bundle_id": "",
             "spec_fingerprint": parts.fitted.spec.fingerprint,

@@ -120,6 +120,12 @@ class Registry:
         with self._reachable():
             self._client.update_model_version(self.model, version, note)
 
+    def attach(self, version: str, file: Path) -> None:
+        """Keep a file with a version, among the artifacts of its run."""
+        with self._reachable():
+            kept = self._client.get_model_version(self.model, version)
+            self._client.log_artifact(str(kept.run_id), str(file))
+
     def promote(self, version: str) -> None:
         """Make a version the champion; the old one becomes `previous`."""
         with self._reachable():

@@ -108,10 +108,10 @@ def _metric(
     arms = [ratio_estimate(one) for one in moments]
     size = moments[0][:, 2] + moments[1][:, 2]
     gap, lift = difference(arms[0], arms[1]), log_ratio(arms[0], arms[1])
-    last = _last(gap)
+    last, last_lift = gap.at(-1), lift.at(-1)
     fixed = {
         "difference": _interval(last, fixed_radius(last, looks.alpha)),
-        "lift": _lift(_last(lift), fixed_radius(_last(lift), looks.alpha)),
+        "lift": _lift(last_lift, fixed_radius(last_lift, looks.alpha)),
         "p_value": float(fixed_p_value(last)),
     }
     radius, p_value = _sequence(gap, size, looks)
@@ -122,7 +122,7 @@ def _metric(
         "fixed": fixed,
         "always_valid": {
             "difference": _interval(last, radius[-1]),
-            "lift": _lift(_last(lift), lift_radius[-1]),
+            "lift": _lift(last_lift, lift_radius[-1]),
             "p_value": float(p_value[-1]),
             "better": None
             if first_sure is None
@@ -154,10 +154,6 @@ def _sequence(
     radius[now] = always_valid_radius(later, clock[now], scale, looks.alpha)
     p_value[now] = np.fmin.accumulate(always_valid_p_value(later, clock[now], scale))
     return radius, p_value
-
-
-def _last(effect: Estimate) -> Estimate:
-    return Estimate(effect.value[-1], effect.variance[-1])
 
 
 def _interval(effect: Estimate, radius: np.ndarray) -> dict[str, float]:

@@ -1,16 +1,26 @@
-"""May a challenger become the champion? Pure functions over two reports."""
+"""May a challenger become the champion? Pure functions over two reports.
 
-import math
+What was measured beside the reports (a fresh process, latency, both releases on the
+same impressions, the champion's own decisions) is judged in `gate_measured`.
+"""
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field
 
 from cacs_ray.config import Config
-
-Report = Mapping[str, Any]
-Check = dict[str, Any]
-"""`name`, `value`, `threshold`, `passed`, `reason`."""
+from cacs_ray.evaluation.checks import (
+    Check,
+    Report,
+    at,
+    at_most,
+    check,
+    is_number,
+    not_surely_below,
+    within,
+)
+from cacs_ray.evaluation.gate_measured import MeasuredRules, judge_measured
 
 
 class GateRules(Config):
@@ -19,8 +29,21 @@ class GateRules(Config):
     min_calibration: float = Field(default=0.8, gt=0)
     max_calibration: float = Field(default=1.25, gt=0)
     """Predicted clicks over clicks, on all logged impressions."""
+    min_bucket_calibration: float = Field(default=0.6, gt=0)
+    max_bucket_calibration: float = Field(default=1.7, gt=0)
+    """The same in each bucket of how often a creative had been shown."""
+    min_bucket_clicks: float = Field(default=50.0, gt=0)
+    """A bucket with fewer clicks says nothing and is not checked."""
     min_agreement: float = Field(default=0.3, ge=0, le=1)
     """Share of lists where student and teacher put the same creative first."""
+    max_reject_share: float = Field(default=0.05, ge=0, le=1)
+    """Rejected rows of the judged log."""
+    max_drift: float = Field(default=0.05, ge=0, le=1)
+    """Jensen-Shannon divergence, in bits, of a field between the training window and
+    the judged one; about a population stability index of 0.25."""
+    max_id_drift: float = Field(default=0.3, ge=0, le=1)
+    """The same for ids, of which new ones come every day."""
+    measured: MeasuredRules = MeasuredRules()
 
 
 def judge(
@@ -29,6 +52,7 @@ def judge(
     rules: GateRules | None = None,
     *,
     is_intact: bool = True,
+    measured: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compare a challenger's report with the champion's.
 
@@ -40,6 +64,7 @@ def judge(
         champion: the report of what is served now; None for the first release.
         rules: thresholds.
         is_intact: whether every file of the bundle has the digest of its manifest.
+        measured: as `gate_measured.judge_measured` takes it.
 
     Returns:
         `passed` (all checks passed), `reason` (one line) and `checks`, each with
@@ -48,15 +73,17 @@ def judge(
     """
     rules = rules or GateRules()
     checks = [
-        _check("bundle_intact", is_intact, True, is_intact, "digests do not match"),
+        check("bundle_intact", is_intact, True, is_intact, "digests do not match"),
+        *_data(challenger, rules),
         _no_nan(challenger),
         _beats_random(challenger),
-        _calibrated(challenger, rules),
+        *_calibrated(challenger, rules),
         _agrees(challenger, rules),
-        *_against_champion(challenger, champion),
+        *_against_champion(challenger, champion, rules),
+        *judge_measured(measured or {}, rules.measured),
     ]
-    failed = [check for check in checks if not check["passed"]]
-    reason = "; ".join(f"{check['name']}: {check['reason']}" for check in failed)
+    failed = [one for one in checks if not one["passed"]]
+    reason = "; ".join(f"{one['name']}: {one['reason']}" for one in failed)
     return {
         "passed": not failed,
         "reason": reason or f"all {len(checks)} checks passed",
@@ -64,15 +91,30 @@ def judge(
     }
 
 
+def _data(report: Report, rules: GateRules) -> Iterator[Check]:
+    """Yield checks of the judged log: rejects, and drift of every declared field."""
+    read, rejected = (at(report, "data", "rows", n) for n in ("read", "rejected"))
+    share = rejected / read if is_number(rejected) and read else None
+    yield at_most("reject_share", share, rules.max_reject_share, "too many bad rows")
+    fields = at(report, "drift") or {}
+    if not fields:
+        reason = "the report compares no field with the training window"
+        yield check("drift", None, "all fields", False, reason)
+    for name, field in fields.items():
+        limit = rules.max_id_drift if at(field, "kind") == "id" else rules.max_drift
+        reason = "the window is not like the one that was trained on"
+        yield at_most(f"drift {name}", at(field, "divergence"), limit, reason)
+
+
 def _no_nan(report: Report) -> Check:
     """Figures on which the decision rests must exist."""
     figures = {
-        "sctr": _at(report, "policies", "cacs", "sctr", "value"),
-        "snips": _at(report, "policies", "cacs", "snips", "value"),
-        "lift": _at(report, "policies", "cacs", "lift_over_random", "snips", "value"),
+        "sctr": at(report, "policies", "cacs", "sctr", "value"),
+        "snips": at(report, "policies", "cacs", "snips", "value"),
+        "lift": at(report, "policies", "cacs", "lift_over_random", "snips", "value"),
     }
-    missing = [name for name, value in figures.items() if not _is_number(value)]
-    return _check(
+    missing = [name for name, value in figures.items() if not is_number(value)]
+    return check(
         "figures_exist",
         len(missing),
         0,
@@ -82,26 +124,30 @@ def _no_nan(report: Report) -> Check:
 
 
 def _beats_random(report: Report) -> Check:
-    high = _at(report, "policies", "cacs", "lift_over_random", "snips", "high")
-    passed = _is_number(high) and high >= 0
-    return _check(
-        "not_below_random", high, 0.0, passed, "the lift over random is surely negative"
-    )
+    high = at(report, "policies", "cacs", "lift_over_random", "snips", "high")
+    reason = "the lift over random is surely negative"
+    return not_surely_below("not_below_random", high, 0.0, reason)
 
 
-def _calibrated(report: Report, rules: GateRules) -> Check:
-    ratio = _at(report, "ranker", "all", "calibration", "ratio")
-    limits = [rules.min_calibration, rules.max_calibration]
-    passed = _is_number(ratio) and limits[0] <= ratio <= limits[1]
-    return _check(
-        "calibration", ratio, limits, passed, "predicted clicks are not the clicks"
-    )
+def _calibrated(report: Report, rules: GateRules) -> Iterator[Check]:
+    """Yield the check of all impressions, and of each bucket that can say something."""
+    reason = "predicted clicks are not the clicks"
+    ranker = at(report, "ranker", "all")
+    ratio = at(report, "ranker", "all", "calibration", "ratio")
+    limits = rules.min_calibration, rules.max_calibration
+    yield within("calibration", ratio, limits, reason)
+    limits = rules.min_bucket_calibration, rules.max_bucket_calibration
+    for bucket, figures in (at(ranker or {}, "by_bucket") or {}).items():
+        clicks = at(figures, "calibration", "clicks")
+        if is_number(clicks) and clicks >= rules.min_bucket_clicks:
+            ratio = at(figures, "calibration", "ratio")
+            yield within(f"calibration {bucket}", ratio, limits, reason)
 
 
 def _agrees(report: Report, rules: GateRules) -> Check:
-    share = _at(report, "agreement", "all", "top1")
-    passed = _is_number(share) and share >= rules.min_agreement
-    return _check(
+    share = at(report, "agreement", "all", "top1")
+    passed = is_number(share) and share >= rules.min_agreement
+    return check(
         "teacher_agreement",
         share,
         rules.min_agreement,
@@ -110,55 +156,50 @@ def _agrees(report: Report, rules: GateRules) -> Check:
     )
 
 
-def _against_champion(challenger: Report, champion: Report | None) -> Iterator[Check]:
+def _against_champion(
+    challenger: Report, champion: Report | None, rules: GateRules
+) -> Iterator[Check]:
     """Yield the checks that need two reports; none for the first release."""
     if champion is None:
         return
     same = all(
-        _at(challenger, name) == _at(champion, name)
+        at(challenger, name) == at(champion, name)
         for name in ("rows", "impressions", "clicks")
     )
-    yield _check(
+    yield check(
         "same_window",
-        _at(challenger, "rows"),
-        _at(champion, "rows"),
+        at(challenger, "rows"),
+        at(champion, "rows"),
         same,
         "the two reports judge different impressions",
     )
     for metric in ("sctr", "snips"):
-        where = ("policies", "cacs", "lift_over_random", metric)
-        high = _at(challenger, *where, "high")
-        value = _at(champion, *where, "value")
-        passed = _is_number(high) and _is_number(value) and high >= value
-        yield _check(
-            f"not_worse_{metric}",
-            high,
-            value,
-            passed,
-            "the champion's lift lies above the challenger's interval",
-        )
+        yield _not_worse(challenger, champion, metric)
+    # Buckets count impressions in training: only equal windows make equal buckets.
+    trained = [at(report, "windows", "train") for report in (challenger, champion)]
+    if trained[0] is None or trained[0] != trained[1]:
+        return
+    for bucket, figures in (
+        at(champion, "policies", "cacs", "by_bucket") or {}
+    ).items():
+        clicks = at(figures, "matched_clicks")
+        if is_number(clicks) and clicks >= rules.min_bucket_clicks:
+            yield _not_worse(challenger, champion, "snips", bucket)
 
 
-def _check(
-    name: str, value: object, threshold: object, passed: bool, reason: str
+def _not_worse(
+    challenger: Report, champion: Report, metric: str, bucket: str | None = None
 ) -> Check:
-    return {
-        "name": name,
-        "value": value,
-        "threshold": threshold,
-        "passed": passed,
-        "reason": None if passed else f"{reason} (value {value}, needed {threshold})",
-    }
+    """Compare lifts over random, of one bucket of the chosen creative if it is named.
 
-
-def _at(report: Report, *path: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Follow a path through nested mappings; None where it ends early."""
-    value: Any = report
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _is_number(value: object) -> bool:
-    is_plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_plain and math.isfinite(value)  # type: ignore[arg-type]
+    A bucket in which the challenger chooses nothing has no lift and fails.
+    """
+    part = () if bucket is None else ("by_bucket", bucket)
+    where = ("policies", "cacs", *part, "lift_over_random", metric)
+    name = f"not_worse_{metric}" if bucket is None else f"not_worse_{metric} {bucket}"
+    return not_surely_below(
+        name,
+        at(challenger, *where, "high"),
+        at(champion, *where, "value"),
+        "the champion's lift lies above the challenger's interval",
+    )

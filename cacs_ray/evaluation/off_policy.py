@@ -7,6 +7,7 @@ answer is a refusal with its reason, never a number with a hidden doubt. What th
 estimates cannot see is said in `metrics.off_policy`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,7 @@ def value_policy_from_log(
         "mean_importance": float(weight @ rho / weight.sum()),
         "unsupported_share": _unsupported_share(rows),
     }
-    reason = _refusal(support, settings)
+    reason = refusal(support, settings)
     if reason:
         return {"status": "refused", "reason": reason, **support, "estimates": {}}
     return {
@@ -234,8 +235,13 @@ def _read_rows(log: pa.Table, target: pa.Table) -> _Rows:
     )
 
 
-def _refusal(support: dict[str, float], settings: OffPolicySettings) -> str | None:
-    """Say why the log cannot value the target, or None."""
+def refusal(support: Mapping[str, float], settings: OffPolicySettings) -> str | None:
+    """Say why a log cannot value a target, or None.
+
+    Args:
+        support: effective_sample_size, matched_clicks, unsupported_share.
+        settings: what is needed of each.
+    """
     limits = (
         ("effective_sample_size", settings.min_effective_sample, True),
         ("matched_clicks", settings.min_matched_clicks, True),

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from cacs_ray.config import Config
 from cacs_ray.evaluation.model_quality import agreement_report, ranker_report
+from cacs_ray.evaluation.paired import paired_sums
 from cacs_ray.evaluation.policies import (
     SAME_CHOICE,
     available_policies,
@@ -144,6 +145,7 @@ def evaluate(log: ScoredLog, settings: EvaluationSettings | None = None) -> Figu
           `random` is random choice on the same decisions; and `with_choice`, the
           same on the lists whose creatives the selector tells apart
         - `ranker`, `agreement`: see `model_quality`; only with their scores
+        - `paired`: see `paired`, for comparisons with other reports of the window
 
     Raises:
         InputError: the window is empty.
@@ -165,6 +167,7 @@ def evaluate(log: ScoredLog, settings: EvaluationSettings | None = None) -> Figu
         "level": settings.level,
         "same_choice": {name: list(same) for name, same in SAME_CHOICE.items()},
         "policies": _policies_report(log, cluster, settings),
+        "paired": paired_sums(log),
     }
     if log.pctr is not None:
         report["ranker"] = ranker_report(log)

@@ -6,15 +6,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from cacs_ray.bundle import Predictor
+from cacs_ray.bundle import Predictor, read_profile
 from cacs_ray.cluster import start_ray
 from cacs_ray.data.dataset import read_dataset
 from cacs_ray.data.files import atomic_directory
 from cacs_ray.data.logs import validate_log
 from cacs_ray.evaluation.offline import EvaluationSettings
+from cacs_ray.evaluation.scored_log import ScoredLog
 from cacs_ray.features.store import AcceptedRows, open_encoded, write_store
 from cacs_ray.recipes.content import DatasetContent
 from cacs_ray.recipes.report import Judged, headline, judge, keep_report
+from cacs_ray.recipes.score import score_log
 from cacs_ray.schema import Side
 
 
@@ -39,6 +41,18 @@ def evaluate_bundle(
         InputError: the bundle, the dataset or its log breaks a rule.
     """
     root = Path(out).absolute()
+    plain, _ = report_and_scores(bundle, logs, root)
+    return {"out": str(root), "report": str(root / "report.html"), **headline(plain)}
+
+
+def report_and_scores(
+    bundle: str | Path, logs: str | Path, root: Path
+) -> tuple[dict[str, Any], ScoredLog]:
+    """Evaluate a bundle as `evaluate_bundle`; return the report and the scores.
+
+    Two bundles on one log get the same rows in the same order, with the same
+    creatives under the same numbers.
+    """
     predictor = Predictor.load(bundle)
     dataset = read_dataset(logs)
     content = DatasetContent(root / "work" / "content", dataset.root)
@@ -59,7 +73,8 @@ def evaluate_bundle(
         with atomic_directory(store) as directory:
             rows = AcceptedRows(files, {"test": window})
             write_store(directory, here.fitted, tables, rows, content)
-        judged = Judged(dataset, validated, window)
-        report = judge(here, open_encoded(store, "test"), judged, EvaluationSettings())
-        plain = keep_report(report, root)
-    return {"out": str(root), "report": str(root / "report.html"), **headline(plain)}
+        judged = Judged(dataset, validated, window, read_profile(bundle))
+        encoded = open_encoded(store, "test")
+        scored = score_log(here, encoded)
+        report = judge(here, encoded, judged, EvaluationSettings(), scored)
+        return keep_report(report, root), scored

@@ -7,6 +7,7 @@ from cacs_ray import __version__
 from cacs_ray.bundle import creative_vectors
 from cacs_ray.bundling import BundleParts
 from cacs_ray.features.context import Entities
+from cacs_ray.features.profile import make_profile
 from cacs_ray.features.store import open_encoded, open_fitted
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
@@ -41,4 +42,7 @@ def bundle_parts(cycle: "Cycle") -> BundleParts:
             "code_version": __version__,
             "torch": version("torch").partition("+")[0],
         },
+        profile=make_profile(
+            open_encoded(cycle.work / "features", "train"), fitted.spec
+        ),
     )

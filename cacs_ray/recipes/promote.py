@@ -1,38 +1,76 @@
 """From a bundle to the champion: gate, register, switch; and the way back."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cacs_ray.data.files import read_json
+from cacs_ray.cluster import start_ray
+from cacs_ray.data.files import read_json, write_json
 from cacs_ray.errors import InputError
-from cacs_ray.evaluation.gate import judge
+from cacs_ray.evaluation.gate import GateRules, judge
+from cacs_ray.evaluation.replica import try_release
+from cacs_ray.evaluation.report import plain_report
+from cacs_ray.evaluation.slices import compare_slices
 from cacs_ray.manifest import verify_bundle
-from cacs_ray.recipes.evaluate import evaluate_bundle
+from cacs_ray.recipes.counterfactual import ask_decisions
+from cacs_ray.recipes.evaluate import report_and_scores
+from cacs_ray.recipes.shown import show_verdict
 from cacs_ray.registry import Registry, Release, model_name
 
 log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
+TryRelease = Callable[[Path, Path | None], Mapping[str, Any]]
+"""Opens a challenger, and the champion beside it, as `replica.try_release`."""
+
+_MOST_TAGGED = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the gate may ask beside the reports."""
+
+    logs: str | Path | None = None
+    """A dataset later than what either bundle has learnt from; both are then judged
+    on it, row by row. Without it the reports of their cycles are compared, which must
+    be of the same test window."""
+    decisions: str | Path | None = None
+    clicks: str | Path | None = None
+    """The champion's decision log and its clicks, for "would it have won?"."""
+
+    def __post_init__(self) -> None:
+        if (self.decisions is None) != (self.clicks is None):
+            raise InputError(
+                "decisions and clicks are one question: name both",
+                source="--decisions",
+                rule="decisions_and_clicks",
+            )
 
 
 def promote_bundle(
     bundle: str | Path,
     *,
     tracking_uri: str | None = None,
-    logs: str | Path | None = None,
+    evidence: Evidence | None = None,
+    rules: GateRules | None = None,
     is_dry_run: bool = False,
+    try_it: TryRelease = try_release,
 ) -> dict[str, Any]:
     """Judge a bundle against the champion and, if it passes, make it the champion.
+
+    The verdict is printed, written to `gate/gate.json` beside the bundle and, unless
+    this is a dry run, kept with the registered version: the file among its artifacts,
+    the outcome and each failed check as tags.
 
     Args:
         bundle: directory of the bundle, with its report.json beside it.
         tracking_uri: as for `Tracker.open`.
-        logs: a dataset later than what either bundle has learnt from; both are then
-            judged on it. Without it the reports of their cycles are compared, which
-            must be of the same test window.
+        evidence: what to ask beside the reports.
+        rules: thresholds.
         is_dry_run: only judge; nothing is registered.
+        try_it: opens both bundles in a fresh process.
 
     Returns:
         The gate's verdict (`passed`, `reason`, `checks`) with `is_promoted`,
@@ -41,14 +79,17 @@ def promote_bundle(
     Raises:
         InputError: the bundle is damaged, has no report, or MLflow is away.
     """
-    root = Path(bundle).absolute()
+    root, evidence = Path(bundle).absolute(), evidence or Evidence()
     manifest = verify_bundle(root)
     registry = Registry(tracking_uri, model_name(manifest))
     champion = registry.find()
     is_champion = champion is not None and champion.bundle_id == manifest["bundle_id"]
     rival = None if is_champion else champion
-    challenger_report, rival_report = _reports(root, registry, rival, logs)
-    verdict = judge(challenger_report, rival_report)
+    work = root.parent / "gate"
+    rival_bundle = None if rival is None else registry.fetch(rival, work / "bundles")
+    reports, measured = _judged(root, registry, rival, rival_bundle, evidence)
+    measured["replica"] = try_it(root, rival_bundle)
+    verdict = judge(*reports, rules, measured=measured)
     result = {
         **verdict,
         "is_promoted": False,
@@ -56,16 +97,31 @@ def promote_bundle(
         "bundle_id": manifest["bundle_id"],
         "champion": champion.bundle_id if champion else None,
     }
-    _tell(verdict)
+    kept = work / "gate.json"
+    write_json(kept, plain_report({**result, "measured": measured}))
+    show_verdict(result)
     if is_dry_run:
         return result
-    tags = {"gate": "passed" if verdict["passed"] else "refused"}
     report = root.parent / "report.json"
     release = registry.register(root, report=report if report.is_file() else None)
-    registry.tag(release.version, {**tags, "gate_reason": verdict["reason"]})
+    registry.attach(release.version, kept)
+    registry.tag(release.version, verdict_tags(verdict))
     if verdict["passed"]:
         registry.promote(release.version)
     return {**result, "is_promoted": verdict["passed"], "version": release.version}
+
+
+def verdict_tags(verdict: Mapping[str, Any]) -> dict[str, str]:
+    """Return a verdict as tags of a version: outcome, reason, each failed check."""
+    tags = {
+        "gate": "passed" if verdict["passed"] else "refused",
+        "gate_reason": str(verdict["reason"]),
+    }
+    failed = [check for check in verdict["checks"] if not check["passed"]]
+    return tags | {
+        f"gate.{check['name'].replace(' ', '_')}": str(check["reason"])[:_MOST_TAGGED]
+        for check in failed
+    }
 
 
 def roll_back(model: str, tracking_uri: str | None = None) -> dict[str, Any]:
@@ -83,11 +139,20 @@ def roll_back(model: str, tracking_uri: str | None = None) -> dict[str, Any]:
     }
 
 
-def _reports(
-    root: Path, registry: Registry, rival: Release | None, logs: str | Path | None
-) -> tuple[Report, Report | None]:
-    """Return the reports of the challenger and of its rival, if there is one."""
-    if logs is None:
+def _judged(
+    root: Path,
+    registry: Registry,
+    rival: Release | None,
+    rival_bundle: Path | None,
+    evidence: Evidence,
+) -> tuple[tuple[Report, Report | None], dict[str, Any]]:
+    """Return the reports of challenger and rival, and what was measured beside."""
+    measured: dict[str, Any] = {}
+    if evidence.decisions is not None and evidence.clicks is not None:
+        measured["counterfactual"] = ask_decisions(
+            root, evidence.decisions, evidence.clicks, champion=rival_bundle
+        )
+    if evidence.logs is None:
         own = root.parent / "report.json"
         if not own.is_file():
             raise InputError(
@@ -95,20 +160,15 @@ def _reports(
                 source=str(own),
                 rule="report",
             )
-        return read_json(own), registry.report(rival) if rival else None
+        before = registry.report(rival) if rival else None
+        return (read_json(own), before), measured
     work = root.parent / "gate"
-    evaluate_bundle(root, logs, work / "challenger")
-    challenger = read_json(work / "challenger" / "report.json")
-    if rival is None:
-        return challenger, None
-    evaluate_bundle(registry.fetch(rival, work / "bundles"), logs, work / "champion")
-    return challenger, read_json(work / "champion" / "report.json")
-
-
-def _tell(verdict: Mapping[str, Any]) -> None:
-    """Say what the gate found, a line a check."""
-    for check in verdict["checks"]:
-        mark = "ok " if check["passed"] else "NO "
-        value = check["value"]
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        log.info("gate  %s %-22s %s", mark, check["name"], shown)
+    with start_ray():
+        challenger, scored = report_and_scores(root, evidence.logs, work / "challenger")
+        if rival_bundle is None:
+            return (challenger, None), measured
+        champion, before_scored = report_and_scores(
+            rival_bundle, evidence.logs, work / "champion"
+        )
+    measured["slices"] = compare_slices(scored, before_scored)
+    return (challenger, champion), measured

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cacs_ray.bundle import Predictor
+from cacs_ray.bundle import Predictor, read_profile
 from cacs_ray.bundling import BundleParts, write_bundle
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.entities import read_entities
@@ -64,6 +64,7 @@ def refresh_bundle(
             calibration=now.calibration,
             config=read_json(path / "config.json"),
             lineage={**before.manifest["lineage"], "refreshed_from": before.bundle_id},
+            profile=read_profile(path),
         ),
     )
     known = set(before.catalogue.creative_ids)

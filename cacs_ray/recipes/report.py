@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from cacs_ray.bundle import Predictor
+from cacs_ray.bundle import Predictor, read_profile
 from cacs_ray.data.dataset import Dataset
 from cacs_ray.data.files import write_json
 from cacs_ray.data.logs import ValidatedLog
@@ -19,6 +19,7 @@ from cacs_ray.evaluation.policies import available_policies, policy_probabilitie
 from cacs_ray.evaluation.report import plain_report, write_figures, write_report
 from cacs_ray.evaluation.scored_log import ScoredLog, rare_ads
 from cacs_ray.features.batch import EncodedLog
+from cacs_ray.features.profile import Profile, drift
 from cacs_ray.features.store import open_encoded
 from cacs_ray.recipes.score import score_log
 from cacs_ray.recipes.truth import choice_gain, find_market, next_day_value
@@ -40,14 +41,25 @@ def report_cycle(cycle: "Cycle") -> None:
     def body(directory: Path, run: Run) -> dict[str, Any]:
         predictor = Predictor.load(cycle.out / "bundle")
         test = open_encoded(cycle.work / "features", "test")
-        judged = Judged(cycle.dataset, cycle.validated, cycle.windows.test)
+        judged = Judged(
+            cycle.dataset,
+            cycle.validated,
+            cycle.windows.test,
+            read_profile(cycle.out / "bundle"),
+        )
         report = {
             "windows": cycle.windows.model_dump(),
             "stages": {
                 name: dict(figures) for name, figures in cycle.stages.summaries.items()
             },
             "curves": _curves(cycle.work),
-            **judge(predictor, test, judged, cycle.config.evaluation),
+            **judge(
+                predictor,
+                test,
+                judged,
+                cycle.config.evaluation,
+                score_log(predictor, test),
+            ),
         }
         plain = keep_report(report, cycle.out)
         write_figures(plain, directory / "figures")
@@ -73,6 +85,8 @@ class Judged:
     validated: ValidatedLog
     window: tuple[int, int]
     """[start, end) in microseconds."""
+    training: Profile
+    """What the window looked like that the bundle was trained on."""
 
 
 def judge(
@@ -80,16 +94,24 @@ def judge(
     test: EncodedLog,
     judged: Judged,
     settings: EvaluationSettings,
+    scored: ScoredLog,
 ) -> dict[str, Any]:
     """Compute all figures of a bundle on an encoded window.
 
     On a simulated log the truth beside it is asked too.
+
+    Args:
+        predictor: the open bundle.
+        test: the window, encoded by the bundle's features.
+        judged: where its rows come from.
+        settings: of the evaluation.
+        scored: the same window, of `score_log`.
     """
-    scored = score_log(predictor, test)
     report = {
         "dataset": judged.dataset.root.name,
         "bundle_id": predictor.bundle_id,
         "data": judged.validated.summary.model_dump(mode="json"),
+        "drift": drift(judged.training, test, predictor.fitted.spec),
         **evaluate(scored, settings),
     }
     market = find_market(judged.dataset.root)

@@ -1,11 +1,13 @@
 """What people see in the terminal: steps, the table of policies, one answer."""
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 _POLICIES = ("random", "popular", "post_rank", "parallel", "cacs", "teacher")
@@ -70,6 +72,38 @@ def show_policies(report: Mapping[str, Any]) -> None:
         "per 1,000 impressions\nnormalised gain  0 = random creative, 1 = best "
         "creative for each user; post_rank and parallel choose as cacs[/]\n"
     )
+
+
+def show_verdict(verdict: Mapping[str, Any]) -> None:
+    """Print every check of the gate, what failed first, and the outcome."""
+    table = _table("Gate: may this release become the champion?")
+    table.add_column("check", no_wrap=True)
+    for name in ("value", "needed"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    table.add_column("why", overflow="fold")
+    for check in sorted(verdict["checks"], key=lambda one: bool(one["passed"])):
+        passed = check["passed"]
+        table.add_row(
+            escape(check["name"]),
+            escape(_plain_value(check["value"])),
+            escape(_plain_value(check["threshold"])),
+            "[green]ok[/]" if passed else "[bold red]NO[/]",
+            escape((check["reason"] or "").partition(" (value")[0]),
+        )
+    shown = console()
+    shown.print(table)
+    outcome = "[bold green]passed[/]" if verdict["passed"] else "[bold red]refused[/]"
+    shown.print(f"{outcome}: {escape(str(verdict['reason']))}\n")
+
+
+def _plain_value(value: object) -> str:
+    """Say a value or a threshold of any kind in short."""
+    if isinstance(value, list):
+        return " to ".join(_plain_value(one) for one in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-" if value is None else str(value)
+    return figure(value) if math.isfinite(value) else "-"
 
 
 def _table(title: str) -> Table:

@@ -23,18 +23,31 @@ def report(lift=10.0):
                 "lift_over_random": {"sctr": interval(lift), "snips": interval(lift)},
             }
         },
-        "ranker": {"all": {"calibration": {"ratio": 1.0}}},
+        "ranker": {
+            "all": {
+                "calibration": {"ratio": 1.0},
+                "by_bucket": {
+                    "0": {"calibration": {"ratio": 1.2, "clicks": 80.0}},
+                    "1-10": {"calibration": {"ratio": 5.0, "clicks": 3.0}},
+                },
+            }
+        },
         "agreement": {"all": {"top1": 0.7}},
+        "data": {"rows": {"read": 1000, "rejected": 10}},
+        "drift": {
+            "user.age": {"kind": "category", "divergence": 0.01},
+            "creative.creative_id": {"kind": "id", "divergence": 0.2},
+        },
     }
 
 
 def changed(path, value):
     """Return a sound report with one figure changed; None removes it."""
     whole = copy.deepcopy(report())
-    *parents, leaf = path.split(".")
+    *parents, leaf = path.replace("user.age", "user age").split(".")
     branch = whole
     for name in parents:
-        branch = branch[name]
+        branch = branch[name.replace(" ", ".")]
     branch[leaf] = value
     return whole
 
@@ -46,7 +59,7 @@ def failed(verdict):
 def test_a_sound_first_release_passes():
     verdict = judge(report())
     assert verdict["passed"]
-    assert verdict["reason"] == "all 5 checks passed"
+    assert verdict["reason"] == "all 9 checks passed"
     assert all(check["reason"] is None for check in verdict["checks"])
 
 
@@ -58,6 +71,11 @@ def test_a_sound_first_release_passes():
         ("ranker.all.calibration.ratio", None, "calibration"),
         ("ranker.all.calibration.ratio", float("nan"), "calibration"),
         ("ranker", {}, "calibration"),
+        ("ranker.all.by_bucket.0.calibration.ratio", 2.0, "calibration 0"),
+        ("data.rows.rejected", 60, "reject_share"),
+        ("data", {}, "reject_share"),
+        ("drift", {}, "drift"),
+        ("drift.user.age.divergence", 0.06, "drift user.age"),
         ("agreement.all.top1", 0.1, "teacher_agreement"),
         ("agreement.all.top1", None, "teacher_agreement"),
         ("policies.cacs.sctr.value", None, "figures_exist"),
@@ -84,6 +102,8 @@ def test_an_empty_report_fails_every_check_but_the_digests():
         "not_below_random",
         "calibration",
         "teacher_agreement",
+        "reject_share",
+        "drift",
     }
 
 
@@ -107,3 +127,107 @@ def test_thresholds_are_rules():
         "teacher_agreement",
         "calibration",
     }
+
+
+def with_bucket(lift, clicks=80.0, train=(0, 1)):
+    """Return a sound report with the lift of the bucket of new creatives."""
+    whole = report()
+    whole["windows"] = {"train": list(train)}
+    part = {"lift_over_random": {"snips": interval(lift)}, "matched_clicks": clicks}
+    whole["policies"]["cacs"]["by_bucket"] = {"0": part}
+    return whole
+
+
+def test_worse_on_new_creatives_alone_is_worse():
+    verdict = judge(with_bucket(4.0), with_bucket(10.0))
+    assert failed(verdict) == {"not_worse_snips 0"}
+
+
+@pytest.mark.parametrize("champion", [{"clicks": 10.0}, {"train": (0, 2)}])
+def test_buckets_that_say_nothing_or_mean_another_thing_are_left_out(champion):
+    verdict = judge(with_bucket(4.0), with_bucket(10.0, **champion))
+    assert verdict["passed"]
+
+
+def replica(**changes):
+    side = {"p50_ms": 1.0, "p99_ms": 3.0}
+    ratio = {"p50": 1.0, "p99": 1.0}
+    sides = {"challenger": side, "champion": side, "ratio": ratio}
+    return {"error": None, "golden": 8, **sides, **changes}
+
+
+def slices(**changes):
+    figures = {
+        "clicks": 40.0,
+        "calibration": {"challenger": 1.1, "champion": 1.0},
+        "log_loss_gain": interval(0.0, 0.1),
+        "choice_lift": interval(0.0, 5.0),
+    }
+    return {"new": {**figures, **changes}}
+
+
+def answer(**changes):
+    lift = {"snips": interval(1.0), "dr": interval(1.0)}
+    whole = {"status": "ok", "effective_sample_size": 900.0, "lift": lift}
+    return {**whole, **changes}
+
+
+def measured(**parts):
+    return {
+        "replica": replica(),
+        "slices": slices(),
+        "counterfactual": answer(),
+        **parts,
+    }
+
+
+def test_what_was_measured_and_is_sound_passes():
+    verdict = judge(report(), measured=measured())
+    assert verdict["passed"], verdict["reason"]
+
+
+@pytest.mark.parametrize(
+    ("part", "check"),
+    [
+        ({"replica": {"error": "a file is missing"}}, "opens_in_replica"),
+        ({"replica": replica(golden=0)}, "opens_in_replica"),
+        ({"replica": replica(ratio={"p50": 1.4, "p99": 1})}, "latency_p50_ratio"),
+        ({"replica": replica(ratio={"p50": 1, "p99": 2.1})}, "latency_p99_ratio"),
+        ({"replica": replica(ratio=None)}, "latency_p50_ratio"),
+        ({"slices": slices(log_loss_gain=interval(-1, 0.5))}, "log_loss new"),
+        ({"slices": slices(choice_lift=interval(-9, 5.0))}, "choice new"),
+        (
+            {"slices": slices(calibration={"challenger": 2, "champion": 1})},
+            "calibration new",
+        ),
+        (
+            {"counterfactual": {"status": "refused", "reason": "thin support"}},
+            "counterfactual_support",
+        ),
+        (
+            {"counterfactual": answer(lift={"snips": interval(-9), "dr": interval(1)})},
+            "would_have_won_snips",
+        ),
+    ],
+)
+def test_each_measurement_can_close_the_gate(part, check):
+    verdict = judge(report(), measured=measured(**part))
+    assert check in failed(verdict)
+    assert check in verdict["reason"]
+
+
+def test_a_slice_may_be_as_badly_calibrated_as_the_champion():
+    both = slices(calibration={"challenger": 2.0, "champion": 0.4})
+    assert judge(report(), measured=measured(slices=both))["passed"]
+
+
+def test_a_slice_with_few_clicks_is_not_checked():
+    few = slices(clicks=3.0, choice_lift=interval(-9, 5.0))
+    assert judge(report(), measured=measured(slices=few))["passed"]
+
+
+def test_latency_alone_is_asked_of_the_first_release():
+    rules = GateRules.model_validate({"measured": {"max_p99_ms": 2.0}})
+    first = measured(replica=replica(champion=None, ratio=None))
+    assert judge(report(), measured=first)["passed"]
+    assert failed(judge(report(), rules=rules, measured=first)) == {"latency_p99_ms"}

@@ -1,13 +1,18 @@
 """From a bundle to the champion, and back."""
 
 import json
+from functools import partial
 
 import pytest
 
+from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
+from cacs_ray.evaluation.replica import try_release
 from cacs_ray.manifest import write_manifest
-from cacs_ray.recipes.promote import promote_bundle, roll_back
+from cacs_ray.recipes import promote
+from cacs_ray.recipes.promote import Evidence, roll_back
 from cacs_ray.registry import PREVIOUS, Registry
+from cacs_ray.tracking.store import open_client
 
 MODEL = "creative-selector-market"
 
@@ -29,7 +34,25 @@ def report_of(lift):
         },
         "ranker": {"all": {"calibration": {"ratio": 1.0}}},
         "agreement": {"all": {"top1": 0.8}},
+        "data": {"rows": {"read": 100, "rejected": 0}},
+        "drift": {"user.age": {"kind": "category", "divergence": 0.0}},
     }
+
+
+def opens(challenger, champion):
+    """Stand in for the fresh process: these bundles hold no models."""
+    side = {"p50_ms": 1.0, "p99_ms": 2.0}
+    ratio = champion and {"p50": 1.0, "p99": 1.0}
+    return {
+        "error": None,
+        "golden": 4,
+        "challenger": side,
+        "champion": champion and side,
+        "ratio": ratio,
+    }
+
+
+promote_bundle = partial(promote.promote_bundle, try_it=opens)
 
 
 @pytest.fixture
@@ -112,3 +135,42 @@ def test_datasets_have_champions_of_their_own(mlflow_uri, make_bundle, tmp_path)
     other = make_bundle("b", lift=0.1)
     write_manifest(other, "fingerprint", {"dataset": "upworthy"})
     assert promote_bundle(other, tracking_uri=mlflow_uri)["is_promoted"]
+
+
+def test_what_does_not_open_in_a_fresh_process_never_gets_the_alias(
+    mlflow_uri, make_bundle
+):
+    good = promote_bundle(make_bundle("good", lift=0.1), tracking_uri=mlflow_uri)
+
+    def breaks(challenger, champion):
+        return {"error": "golden requests get other scores", "golden": None}
+
+    better = make_bundle("better", lift=0.3)
+    verdict = promote.promote_bundle(better, tracking_uri=mlflow_uri, try_it=breaks)
+
+    assert not verdict["is_promoted"]
+    assert champion(mlflow_uri) == good["bundle_id"]
+    tags = Registry(mlflow_uri, MODEL).find("challenger").tags
+    assert tags["gate"] == "refused"
+    assert "golden requests get other scores" in tags["gate.opens_in_replica"]
+
+
+def test_the_verdict_is_kept_with_the_version(mlflow_uri, make_bundle, tmp_path):
+    verdict = promote_bundle(make_bundle("a", lift=0.1), tracking_uri=mlflow_uri)
+    client = open_client(mlflow_uri)
+    version = client.get_model_version(MODEL, verdict["version"])
+    file = client.download_artifacts(version.run_id, "gate.json", str(tmp_path))
+    kept = read_json(file)
+    assert kept["passed"]
+    assert kept["checks"] == verdict["checks"]
+    assert kept["measured"]["replica"]["golden"] == 4
+
+
+def test_a_fresh_process_says_why_a_bundle_does_not_open(make_bundle):
+    told = try_release(make_bundle("a", lift=0.1))
+    assert "spec.json" in told["error"]
+
+
+def test_decisions_without_clicks_are_half_a_question():
+    with pytest.raises(InputError, match="name both"):
+        Evidence(decisions="log")
