@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recipe",
         choices=list(RECIPES),
         default="small",
-        help="every number of the run, for logs of about 20 k, 500 k, 10 M rows",
+        help="every number of the run, for logs of about 20 k, 50 k, 500 k, 10 M rows",
     )
     parser.add_argument(
         "--until",

@@ -181,6 +181,42 @@ def sequence_plot(curve: Branch, label: str, scale: float = 1.0) -> str:
         return _svg(figure)
 
 
+def lines_plot(
+    curves: Mapping[str, Sequence[Interval]],
+    places: Sequence[int],
+    label: str,
+    colours: Mapping[str, str] = COLOURS,
+    scale: float = 1.0,
+) -> str:
+    """Draw one line per name over days, with its intervals as a band; 0 is marked.
+
+    Args:
+        curves: name -> one interval per place; values that are None are left out.
+        places: days, rising.
+        label: of the vertical axis.
+        colours: of the names.
+        scale: values are multiplied with it.
+    """
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
+        figure, axes = _canvas(7.2, 3.4)
+        for name, points in curves.items():
+            value, low, high = (
+                np.array([np.nan if p[k] is None else p[k] for p in points], float)
+                for k in ("value", "low", "high")
+            )
+            colour = colours.get(name, _OTHER)
+            axes.fill_between(
+                places, scale * low, scale * high, color=colour, alpha=0.1, lw=0
+            )
+            axes.plot(places, scale * value, color=colour, marker="o", ms=3, label=name)
+        axes.axhline(0, color="#6b7680", linewidth=0.9, linestyle="--")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("day after the log")
+        axes.set_ylabel(label)
+        axes.legend(ncols=_MOST_COLUMNS, loc="lower left", bbox_to_anchor=(0, 1))
+        return _svg(figure)
+
+
 def _quantities(records: Sequence[Branch]) -> list[str]:
     """Return what was reported as `train/` or `validation/`; a lone part is its sum."""
     names = {

@@ -148,6 +148,26 @@ def smoke() -> CycleConfig:
     )
 
 
+def live() -> CycleConfig:
+    """For the closed loop on a small market: short training, once a day.
+
+    All but the last rows are learnt from: a new creative must not wait for days
+    until the models have seen it.
+    """
+    return smoke().override(
+        {
+            "split.by": "rows",
+            "split.validation_share": 0.06,
+            "split.test_share": 0.06,
+            "features.text_encoder": "hashed-ngrams",
+            # Its models are so small that a second thread would mostly wait.
+            "teacher.loop.num_threads": 1,
+            "student.loop.num_threads": 1,
+            "ranker.loop.num_threads": 1,
+        }
+    )
+
+
 def large() -> CycleConfig:
     """For tens of millions of impressions: bigger batches, several workers."""
     return small().override(
@@ -172,6 +192,7 @@ def large() -> CycleConfig:
 
 RECIPES: Mapping[str, Callable[[], CycleConfig]] = {
     "smoke": smoke,
+    "live": live,
     "small": small,
     "large": large,
 }

@@ -11,7 +11,7 @@ import numpy as np
 from cacs_ray.simulation.market import ALWAYS_US, DAY_US, NEVER_US, START_US, Market
 from cacs_ray.simulation.pictures import PictureSource, draw_looks, style_of_looks
 from cacs_ray.simulation.recipes import MarketRecipe
-from cacs_ray.simulation.traffic import draw_next_day, sample_logits
+from cacs_ray.simulation.traffic import draw_later_day, sample_logits
 
 AGE_BANDS: Final = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
 REGIONS: Final = ("north", "east", "south", "west", "coast", "hills", "city", "lakes")
@@ -65,7 +65,7 @@ def draw_market(
     logits = sample_logits(market, _CALIBRATION_REQUESTS)
     base = base_for_ctr(logits, recipe.effects.target_ctr)
     market = dataclasses.replace(market, base_logit=base)
-    return dataclasses.replace(market, requests=draw_next_day(market))
+    return dataclasses.replace(market, requests=draw_later_day(market))
 
 
 def base_for_ctr(logits: np.ndarray, ctr: float) -> float:
@@ -187,10 +187,11 @@ def _draw_lives(
 
     The first creative of an ad lives from the ad's birth on and never ends, so an
     ad that exists always has something to show. Births fall on the log's days and
-    the day after; an end comes at least a day after its birth.
+    the later days; an end comes at least a day after its birth.
     """
     population, count = recipe.population, int(ad_first[-1])
-    end_us = START_US + (recipe.traffic.num_days + 1) * DAY_US
+    num_days = recipe.traffic.num_days + recipe.traffic.num_later_days
+    end_us = START_US + num_days * DAY_US
     sizes = np.diff(ad_first)
     is_first = np.zeros(count, bool)
     is_first[ad_first[:-1]] = True

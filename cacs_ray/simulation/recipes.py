@@ -50,9 +50,9 @@ class PopulationRecipe(Config):
     embedding_noise: float = Field(default=0.25, ge=0)
     """Noise on the style inside the embedding; style itself has deviation 1."""
     born_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of creatives (the first of an ad apart) born during log and next day."""
+    """Share of creatives (the first of an ad apart) born during log and later days."""
     born_ad_share: float = Field(default=0.05, ge=0, le=1)
-    """Share of ads that are new during the log, with all their creatives."""
+    """Share of ads born on the same days, with all their creatives."""
     ended_share: float = Field(default=0.1, ge=0, le=1)
     """Share of creatives (the first of an ad apart) that stop living."""
     missing_share: float = Field(default=0.01, ge=0, le=1)
@@ -71,7 +71,9 @@ class TrafficRecipe(Config):
     num_candidates: int = Field(default=24, ge=2)
     """Ads drawn per request; one drawn twice is a candidate once."""
     num_next_requests: int = Field(default=3000, ge=1)
-    """Requests of the day after the log, kept with the truth."""
+    """Requests of the day after the log, kept with the truth; of each later day too."""
+    num_later_days: int = Field(default=1, ge=1)
+    """Days after the log on which creatives and ads are still born."""
     user_zipf: float = Field(default=0.6, ge=0)
     ad_zipf: float = Field(default=0.7, ge=0)
     topic_share: float = Field(default=0.5, ge=0, le=1)
@@ -121,6 +123,24 @@ RECIPES: Final[dict[str, MarketRecipe]] = {
             traffic=TrafficRecipe(num_impressions=20_000, num_next_requests=400),
         ),
         MarketRecipe(
+            name="live",
+            population=PopulationRecipe(
+                num_users=600,
+                num_ads=60,
+                num_categories=8,
+                max_creatives=8,
+                born_share=0.6,
+                born_ad_share=0.1,
+            ),
+            traffic=TrafficRecipe(
+                num_impressions=18_000,
+                num_days=3,
+                num_candidates=12,
+                num_next_requests=2_500,
+            ),
+            effects=EffectsRecipe(target_ctr=0.08),
+        ),
+        MarketRecipe(
             name="small",
             population=PopulationRecipe(num_users=5_000, num_ads=4_000),
             traffic=TrafficRecipe(num_impressions=500_000),
@@ -147,7 +167,8 @@ RECIPES: Final[dict[str, MarketRecipe]] = {
         ),
     )
 }
-"""Smoke takes seconds, small is half a million rows, large is fifty million."""
+"""Smoke takes seconds, live is played on day by day after a short log, small is half
+a million rows, large is fifty million."""
 
 
 def market_recipe(name: str) -> MarketRecipe:

@@ -19,12 +19,12 @@ from cacs_ray.simulation.market import DAY_US, DEVICE, DEVICES, START_US, Market
 from cacs_ray.simulation.recipes import MarketRecipe
 
 _LOG_STREAM: Final = 1
-_NEXT_DAY_STREAM: Final = 2
+_LATER_DAY_STREAM: Final = 2
 _SAMPLE_STREAM: Final = 3
 _DEVICE_SHARES: Final = (0.6, 0.3, 0.1)
 _TOPIC_SHARES: Final = (0.5, 0.3, 0.2)
 _NEW_USER_REQUESTS: Final = 0.04
-"""Share of next-day requests by users the log has never seen."""
+"""Share of requests of later days by users the log has never seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +134,21 @@ def draw_part(market: Market, part: Part, seen: Counts) -> tuple[pa.Table, Count
     return pa.table(columns, schema=schema), added
 
 
-def draw_next_day(market: Market) -> pa.Table:
-    """Draw the requests of the day after the log, one row per candidate ad.
+def draw_later_day(market: Market, later: int = 0) -> pa.Table:
+    """Draw the requests of a day after the log, one row per candidate ad.
+
+    Args:
+        market: the truth.
+        later: 0 is the day after the log, 1 the day after that.
 
     Returns:
         Columns of `schema.REQUESTS` (without the optional ones) and `device`, by
         rising request time; some users are unknown and some are new.
     """
     traffic = market.recipe.traffic
-    rng = np.random.default_rng([market.seed, _NEXT_DAY_STREAM])
-    drawn = draw_requests(market, traffic.num_days, traffic.num_next_requests, rng)
+    rng = np.random.default_rng([market.seed, _LATER_DAY_STREAM, later])
+    day = traffic.num_days + later
+    drawn = draw_requests(market, day, traffic.num_next_requests, rng)
     user = drawn.user.copy()
     newcomers = np.arange(1 + market.recipe.population.num_users, len(market.user_bias))
     if len(newcomers):
@@ -151,7 +156,7 @@ def draw_next_day(market: Market) -> pa.Table:
         user[is_new] = rng.choice(newcomers, int(is_new.sum()))
     request, place = np.nonzero(drawn.ad >= 0)
     ad = drawn.ad[request, place]
-    ids = _request_ids(f"n{traffic.num_days:02d}", drawn)
+    ids = _request_ids(f"n{day:02d}", drawn)
     columns = {
         Column.REQUEST_ID: ids.take(pa.array(request)),
         Column.REQUEST_TS: pa.array(drawn.ts_us[request], TIMESTAMP),

@@ -83,7 +83,7 @@ def _variants(summary: Branch) -> Table:
         "same, so this is the spread of training alone.",
         ("variant", *(heading for _, heading, _, _ in columns)),
         tuple(
-            (_says(name), *(_interval(one.get(f), d, k) for f, _, d, k in columns))
+            (_says(name), *(interval_text(one.get(f), d, k) for f, _, d, k in columns))
             for name, one in summary.items()
         ),
     )
@@ -95,7 +95,7 @@ def _differences(summary: Branch) -> Table:
         (
             name,
             *(
-                _interval(one.get(f, {}).get(_LESS), d, k, sign=True)
+                interval_text(one.get(f, {}).get(_LESS), d, k, sign=True)
                 for f, _, d, k in columns
             ),
         )
@@ -123,8 +123,8 @@ def _rankers(summary: Branch) -> Table:
     rows = [
         (
             f"{name}: {RANKERS[name].says}",
-            *(_interval(one.get(f), d, k) for f, _, d, k in columns),
-            _interval(one.get("ne", {}).get(_LESS), 4, 1, sign=True),
+            *(interval_text(one.get(f), d, k) for f, _, d, k in columns),
+            interval_text(one.get("ne", {}).get(_LESS), 4, 1, sign=True),
         )
         for name, one in summary.items()
     ]
@@ -150,7 +150,10 @@ def seen_figure(bucket: str) -> str:
 
 def _cold_start(summary: Branch) -> Table:
     rows = [
-        (name, *(_interval(summary[name].get(seen_figure(b)), 3, 1) for b in BUCKETS))
+        (
+            name,
+            *(interval_text(summary[name].get(seen_figure(b)), 3, 1) for b in BUCKETS),
+        )
         for name in COLD_START
         if name in summary
     ]
@@ -166,13 +169,13 @@ def _cold_start(summary: Branch) -> Table:
 def _orders(cascade: Branch) -> Table:
     rows = []
     for name, one in cascade["orders"].items():
-        figures = [_interval(one.get(f), d, k) for f, _, d, k in _ORDER_COLUMNS]
+        figures = [interval_text(one.get(f), d, k) for f, _, d, k in _ORDER_COLUMNS]
         less = [
-            _interval(_less_of_cacs(one, figure), digits, factor, sign=True)
+            interval_text(_less_of_cacs(one, figure), digits, factor, sign=True)
             for figure, digits, factor in (("true_ctr", 2, 100), ("rpm", 2, 1))
         ]
         rows.append((name, *figures, *less))
-    regret = {name: _interval(v, 2, 100) for name, v in cascade["regret"].items()}
+    regret = {name: interval_text(v, 2, 100) for name, v in cascade["regret"].items()}
     return Table(
         "Orders of selection and ranking, through the auction",
         "The market's next day. RPM is GSP revenue, eCPM true CTR x bid, of 1000 "
@@ -216,7 +219,7 @@ def _calibration(cascade: Branch, summary: Branch) -> Table:
         (
             name,
             *(
-                _interval(one.get(f), d, 1)
+                interval_text(one.get(f), d, 1)
                 for f, d in zip(figures, digits, strict=True)
             ),
         )
@@ -288,9 +291,10 @@ def _says(name: str) -> str:
     return f"{name}: {known[name].says}" if name in known else name
 
 
-def _interval(
+def interval_text(
     one: Branch | None, digits: int, factor: float, *, sign: bool = False
 ) -> str:
+    """Return a value with its interval as people read it; a dash for none."""
     if one is None or one["value"] is None:
         return _NONE
     style = "+" if sign else ""
