@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cacs_ray.bundle import Predictor
+from cacs_ray.bundle import Predictor, read_profile
 from cacs_ray.data.dataset import Dataset, read_dataset
 from cacs_ray.data.files import atomic_directory, write_json, write_table
 from cacs_ray.evaluation.gate import judge
@@ -33,6 +33,7 @@ from cacs_ray.recipes.cycle import Cycle
 from cacs_ray.recipes.feedback import join_logs
 from cacs_ray.recipes.report import Judged
 from cacs_ray.recipes.report import judge as judged_report
+from cacs_ray.recipes.score import score_log
 from cacs_ray.study.kept import is_kept, kept
 
 log = logging.getLogger(__name__)
@@ -143,14 +144,14 @@ class Loop:
     def _judge(self, cycle: Cycle, champion: Path, work: Path) -> dict[str, Any]:
         """Let the gate compare both on the last rows, which neither has learnt from."""
         dataset, window = cycle.dataset, cycle.windows.test
-        judged = Judged(dataset, cycle.validated, window)
-        settings = self.of.config.evaluation
-        challenger = judged_report(
-            Predictor.load(cycle.out / "bundle"),
-            open_encoded(cycle.work / "features", "test"),
-            judged,
-            settings,
-        )
+        bundle, settings = cycle.out / "bundle", self.of.config.evaluation
+        judged = Judged(dataset, cycle.validated, window, read_profile(bundle))
+
+        def judged_on(one: Predictor, store: Path) -> dict[str, Any]:
+            rows = open_encoded(store, "test")
+            return judged_report(one, rows, judged, settings, score_log(one, rows))
+
+        challenger = judged_on(Predictor.load(bundle), cycle.work / "features")
         rival = self._as_of_log(champion, dataset, work)
         with atomic_directory(work / "store") as store:
             files = [str(file) for file in cycle.validated.impression_files]
@@ -161,12 +162,8 @@ class Loop:
             }
             rows = AcceptedRows(files, {"test": window})
             write_store(store, rival.fitted, entities, rows, cycle.content)  # type: ignore[arg-type]
-        encoded = open_encoded(work / "store", "test")
-        reports = [
-            plain_report(one)
-            for one in (challenger, judged_report(rival, encoded, judged, settings))
-        ]
-        verdict = judge(*reports)
+        reports = (challenger, judged_on(rival, work / "store"))
+        verdict = judge(*(plain_report(one) for one in reports))
         write_json(work / "verdict.json", plain_report(verdict))
         return verdict
 
