@@ -107,10 +107,13 @@ class Registry:
             )
         return _release(known)
 
-    def tag(self, version: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a version, for example why it was refused."""
+    def tag(self, version: str, tags: Mapping[str, str | None]) -> None:
+        """Set tags of a version, for example why it was refused; None removes one."""
         with self._reachable():
             for name, value in tags.items():
+                if value is None:
+                    self._client.delete_model_version_tag(self.model, version, name)
+                    continue
                 self._client.set_model_version_tag(
                     self.model, version, name, value[:_MAX_TAG]
                 )

@@ -1,4 +1,4 @@
-"""Two selectors on a window that no trial saw."""
+"""Two models on a window that no trial saw."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _REPLICATES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a selector does on N logged impressions."""
+    """What a selector, or a ranker in its place, does on N logged impressions."""
 
     click_loss: np.ndarray
     """float64 [N]: log loss of each click or non-click, in nats."""
@@ -32,7 +32,17 @@ class Judgement:
 def judge(selector: Selector, log: EncodedLog) -> Judgement:
     """Score every logged list with a selector."""
     selector.eval()
-    scores, logits = score_lists(log, partial(selector_scores, selector))
+    return judgement(log, *score_lists(log, partial(selector_scores, selector)))
+
+
+def judgement(log: EncodedLog, scores: np.ndarray, logits: np.ndarray) -> Judgement:
+    """Return what scores of `score_lists` say of a model.
+
+    Args:
+        log: N impressions.
+        scores: float [N, C], of every creative of a list; padding may hold anything.
+        logits: float [N], click logits of the shown creatives in their slots.
+    """
     is_real = log.lists[log.list_row] > 0
     best = np.where(is_real, scores, -np.inf).argmax(1)
     logits = logits.astype(np.float64)

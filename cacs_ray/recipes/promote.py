@@ -105,7 +105,9 @@ def promote_bundle(
     report = root.parent / "report.json"
     release = registry.register(root, report=report if report.is_file() else None)
     registry.attach(release.version, kept)
-    registry.tag(release.version, verdict_tags(verdict))
+    # What an earlier try failed at must not stand beside what this one did.
+    stale = {name: None for name in release.tags if name.startswith("gate.")}
+    registry.tag(release.version, {**stale, **verdict_tags(verdict)})
     if verdict["passed"]:
         registry.promote(release.version)
     return {**result, "is_promoted": verdict["passed"], "version": release.version}

@@ -15,7 +15,7 @@ from cacs_ray.study.kept import kept
 from cacs_ray.study.plan import Variant
 from cacs_ray.study.scoring import score_lists, selector_scores
 from cacs_ray.study.window import JudgedWindow
-from cacs_ray.training.joint import JointStage, JointStep
+from cacs_ray.training.joint import JointStep, stage_of
 from cacs_ray.training.loop import fit
 from cacs_ray.training.ranker import RankerStage, ServingRankerConfig
 from cacs_ray.training.reporter import PlainReporter
@@ -90,10 +90,7 @@ def _trained(variant: Variant, shared: RankerInputs) -> Figures:
 
 def _stage(config: ServingRankerConfig, shared: RankerInputs) -> Stage:
     stage = RankerStage(shared.inputs, config, shared.student_dir, shared.teacher_dir)
-    if config.model.sharing != "joint":
-        return stage
-    is_taught = shared.student.distillation != "none"
-    return JointStage(stage, shared.student, shared.soft_labels if is_taught else None)
+    return stage_of(stage, shared.student, shared.soft_labels)
 
 
 def _scores(step: Step, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from cacs_ray.training.ranker import RankerStage
 from cacs_ray.training.stage import (
     Launch,
     OpenStage,
+    Stage,
     StageInput,
     TrainResult,
     run_stage,
@@ -120,6 +121,22 @@ class JointStage:
         save_selector(directory / SELECTOR, selector, self.inputs.spec)
 
 
+def stage_of(
+    stage: RankerStage, student: StudentConfig, soft_labels: SoftLabelFiles
+) -> Stage:
+    """Return what trains a ranker: alone, or with the selector where that is shared.
+
+    Args:
+        stage: the ranker's.
+        student: the selector's losses; read for `joint` sharing alone.
+        soft_labels: what `write_soft_labels` left.
+    """
+    if stage.config.model.sharing != "joint":
+        return stage
+    is_taught = student.distillation != "none"
+    return JointStage(stage, student, soft_labels if is_taught else None)
+
+
 def train_jointly(
     stage: RankerStage,
     student: StudentConfig,
@@ -134,8 +151,7 @@ def train_jointly(
         soft_labels: what `write_soft_labels` left.
         launch: where to run, and whom to tell.
     """
-    used = None if student.distillation == "none" else soft_labels
-    return run_stage(JointStage(stage, student, used), launch)
+    return run_stage(stage_of(stage, student, soft_labels), launch)
 
 
 def _named(parts: Mapping[str, Part]) -> dict[str, Part]:

@@ -126,10 +126,12 @@ def warm_start(ranker: Ranker, teacher: Ranker) -> None:
 
     Where the creative's own fields are read beside the shared vectors, the layer
     that reads both takes the teacher's columns and starts with zeros for the
-    vectors: the ranker then begins exactly as the teacher.
+    vectors: the ranker then begins exactly as the teacher. With embeddings of another
+    width little fits, and the rest starts anew.
     """
     take_weights(ranker, teacher)
-    if not ranker.creative_encoder.fields:
+    is_as_wide = ranker.config.dim == teacher.config.dim
+    if not (ranker.creative_encoder.fields and is_as_wide):
         return
     theirs = dict(teacher.creative_tower.named_parameters())
     for name, ours in ranker.creative_tower.named_parameters():

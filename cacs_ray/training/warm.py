@@ -88,7 +88,10 @@ def take_weights(
         if isinstance(part, EmbeddingTables)
     }
     for name, part in model.named_modules():
-        if isinstance(part, EmbeddingTables) and name in tables:
+        if not isinstance(part, EmbeddingTables) or name not in tables:
+            continue
+        # Embeddings of another width start anew, like every other shape.
+        if part.weight.shape[1:] == tables[name].weight.shape[1:]:
             part.take_from(tables[name], places)
     given = dict(earlier.named_parameters())
     of_tables = {f"{name}.weight" for name in tables}

@@ -8,10 +8,16 @@ import pytest
 
 from tests.contracts.sources import ROOT, name_of, python_files
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/glossary.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/glossary.md",
+    "docs/gate.md",
+    "docs/tuning.md",
+)
 # Written by runs, or standing for the reader's own.
 NOT_IN_THE_REPOSITORY = re.compile(
-    r"^(out|work|rejects|mlruns|market|logs|\.venv)\b|^dataset\.yaml$|^report\."
+    r"^(out|work|rejects|gate|mlruns|market|logs|\.venv)\b|^dataset\.yaml$|^report\."
 )
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|yaml|lock|py))`")
 MODULE = re.compile(r"python -m ((?:jobs|tune)\.\w+)((?: [^\n`|]*(?:\\\n)?)*)")

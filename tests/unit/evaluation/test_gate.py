@@ -151,7 +151,7 @@ def test_buckets_that_say_nothing_or_mean_another_thing_are_left_out(champion):
 
 def replica(**changes):
     side = {"p50_ms": 1.0, "p99_ms": 3.0}
-    ratio = {"p50": 1.0, "p99": 1.0}
+    ratio = {"p50": {"low": 0.9}, "p99": {"low": 0.5}}
     sides = {"challenger": side, "champion": side, "ratio": ratio}
     return {"error": None, "golden": 8, **sides, **changes}
 
@@ -191,8 +191,14 @@ def test_what_was_measured_and_is_sound_passes():
     [
         ({"replica": {"error": "a file is missing"}}, "opens_in_replica"),
         ({"replica": replica(golden=0)}, "opens_in_replica"),
-        ({"replica": replica(ratio={"p50": 1.4, "p99": 1})}, "latency_p50_ratio"),
-        ({"replica": replica(ratio={"p50": 1, "p99": 2.1})}, "latency_p99_ratio"),
+        (
+            {"replica": replica(ratio={"p50": {"low": 1.4}, "p99": {"low": 1}})},
+            "latency_p50_ratio",
+        ),
+        (
+            {"replica": replica(ratio={"p50": {"low": 1}, "p99": {"low": 2.1}})},
+            "latency_p99_ratio",
+        ),
         ({"replica": replica(ratio=None)}, "latency_p50_ratio"),
         ({"slices": slices(log_loss_gain=interval(-1, 0.5))}, "log_loss new"),
         ({"slices": slices(choice_lift=interval(-9, 5.0))}, "choice new"),

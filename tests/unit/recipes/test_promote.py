@@ -42,7 +42,7 @@ def report_of(lift):
 def opens(challenger, champion):
     """Stand in for the fresh process: these bundles hold no models."""
     side = {"p50_ms": 1.0, "p99_ms": 2.0}
-    ratio = champion and {"p50": 1.0, "p99": 1.0}
+    ratio = champion and {"p50": {"low": 0.9}, "p99": {"low": 0.5}}
     return {
         "error": None,
         "golden": 4,
@@ -153,6 +153,11 @@ def test_what_does_not_open_in_a_fresh_process_never_gets_the_alias(
     tags = Registry(mlflow_uri, MODEL).find("challenger").tags
     assert tags["gate"] == "refused"
     assert "golden requests get other scores" in tags["gate.opens_in_replica"]
+
+    assert promote_bundle(better, tracking_uri=mlflow_uri)["is_promoted"]
+    tags = Registry(mlflow_uri, MODEL).find().tags
+    assert tags["gate"] == "passed"
+    assert "gate.opens_in_replica" not in tags
 
 
 def test_the_verdict_is_kept_with_the_version(mlflow_uri, make_bundle, tmp_path):

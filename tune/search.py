@@ -1,0 +1,277 @@
+"""What every search shares: stages run once, trials trained, the best one judged.
+
+The trials of one search differ in the model they train and in nothing else: the
+encoded log, the teacher, its soft labels and, for the ranker, the student are made
+once, by the stages of `jobs.cycle`. Trials are ranked by a loss on the validation
+window; the best one is then judged against the configuration as it stood on the test
+window, which no trial saw.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+
+from cacs_ray.cluster import start_ray
+from cacs_ray.command import add_changes, add_tracking_uri, job_parser
+from cacs_ray.config import Config, parse_changes
+from cacs_ray.data.dataset import read_dataset
+from cacs_ray.data.files import read_json, write_json
+from cacs_ray.errors import InputError
+from cacs_ray.features.batch import EncodedLog
+from cacs_ray.features.store import open_encoded
+from cacs_ray.recipes.config import RECIPES, run_config
+from cacs_ray.recipes.cycle import Cycle
+from cacs_ray.recipes.record import lasting_key
+from cacs_ray.tracking.client import Run, Tracker
+from cacs_ray.training.optimizer import LoopConfig
+from cacs_ray.training.reporter import PlainReporter, TuneReporter
+from cacs_ray.training.stage import RESULT, Stage, train_here
+from tune.judge import Judgement, compare
+from tune.sweep import SweepSettings, TrialRuns, Values, run_sweep, trial_id
+
+METRIC = "validation/click_loss"
+"""Of clicks later than the training window. Unlike the loss that is minimised, it
+means the same for every temperature and weight."""
+
+Space = Mapping[str, Any]
+"""Field of the searched configuration -> Ray Tune domain; names as for `--set`."""
+
+_VALUES = "values.json"
+
+
+class Search(Protocol):
+    """One searched model; can be pickled, so that trials can be sent to workers."""
+
+    @property
+    def encoded_dir(self) -> str:
+        """The encoded log of all trials."""
+        ...
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is searched around; it is the first trial."""
+        ...
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How long a trial may train."""
+        ...
+
+    @property
+    def space(self) -> Space:
+        """Where to search."""
+        ...
+
+    def stage(self, values: Values) -> Stage:
+        """Return the training stage with some values."""
+        ...
+
+    def judge(self, directory: Path, log: EncodedLog) -> Judgement:
+        """Judge a trained model on a window."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A finished trial."""
+
+    trial_id: str
+    values: Values
+    metrics: Mapping[str, float]
+
+    @property
+    def loss(self) -> float:
+        """What the sweep minimises."""
+        return float(self.metrics[METRIC])
+
+
+def search_parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """Return the options of a search, `name` being its module below `tune`."""
+    parser = job_parser(doc, f"tune.{name}")
+    parser.add_argument("--logs", required=True, help="dataset directory")
+    parser.add_argument(
+        "--work",
+        required=True,
+        help="output directory of jobs.cycle; stages missing there are run first",
+    )
+    parser.add_argument(
+        "--out", required=True, help="sweep directory; the same one resumes a sweep"
+    )
+    parser.add_argument("--trials", type=int, default=24, help="trials in all")
+    parser.add_argument(
+        "--search",
+        choices=("tpe", "random"),
+        default="tpe",
+        help="how values are proposed: learning from earlier trials, or not",
+    )
+    parser.add_argument(
+        "--concurrent",
+        type=int,
+        default=0,
+        help="trials at a time; 0 for all processors but one",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        default="small",
+        help="as for jobs.cycle; what the sweep does not search stays as it says",
+    )
+    add_changes(parser, f"{name}.loop.num_epochs=3")
+    add_tracking_uri(parser)
+    return parser
+
+
+def run_search(
+    args: argparse.Namespace, name: str, prepare: Callable[[Cycle], Search]
+) -> dict[str, object]:
+    """Run or resume the sweep that the options describe.
+
+    Args:
+        args: of `search_parser`.
+        name: what is searched, as in `tune.<name>`.
+        prepare: runs the stages of a validated cycle that all trials share.
+    """
+    config = run_config(args.recipe).override(parse_changes(args.set))
+    dataset, out = read_dataset(args.logs), Path(args.out).absolute()
+    with start_ray():
+        cycle = Cycle(dataset, Path(args.work).absolute(), config)
+        cycle.validate()
+        with (
+            Tracker.open(
+                args.tracking_uri, dataset.root.name, out / "tracking"
+            ) as tracker,
+            tracker.run(
+                f"sweep {name} {out.name}",
+                tags={"stage": "sweep", "model_role": name},
+                key=lasting_key(out / "sweep.key"),
+            ) as run,
+        ):
+            cycle.report_to(run)
+            search = prepare(cycle)
+            settings = sweep_settings(args, search)
+            keep_settings(settings, out)
+            run.params({"sweep": settings.model_dump(), "space": _texts(search.space)})
+            TrialRuns.report_to(tracker, run)
+            results = run_sweep(
+                partial(train_trial, search=search, out=out / "models"),
+                search.space,
+                default_values(search.config, search.space),
+                settings,
+                out,
+            )
+            summary = conclude(results, search, out, run)
+    return {"out": str(out), **summary}
+
+
+def sweep_settings(args: argparse.Namespace, search: Search) -> SweepSettings:
+    """Return how many trials, and for how long each may train."""
+    rows = len(open_encoded(search.encoded_dir, "train"))
+    return SweepSettings(
+        num_trials=args.trials,
+        search=args.search,
+        num_concurrent=args.concurrent,
+        metric=METRIC,
+        max_epochs=search.loop.num_epochs,
+        steps_per_epoch=math.ceil(rows / search.loop.batch_size),
+    )
+
+
+def keep_settings(settings: SweepSettings, out: Path) -> None:
+    """Keep the settings of a new sweep; refuse to resume it with others."""
+    file = out / "settings.json"
+    now = settings.model_dump()
+    if file.is_file() and (kept := read_json(file)) != now:
+        changed = sorted(name for name in now if kept.get(name) != now[name])
+        raise InputError(
+            f"the sweep here was started with other settings: {', '.join(changed)}; "
+            "repeat them, or choose another --out",
+            source=str(file),
+            rule="same_sweep",
+        )
+    write_json(file, now)
+
+
+def default_values(config: Config, space: Space) -> Values:
+    """Return what a configuration says about the searched fields."""
+    values: dict[str, float | str] = {}
+    for name in space:
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        values[name] = value
+    return values
+
+
+def train_trial(values: dict[str, Any], *, search: Search, out: Path) -> None:
+    """Train one model with some values; a restarted trial goes on."""
+    directory = out / tune.get_context().get_trial_id()
+    write_json(directory / _VALUES, values)
+    train_here(
+        search.stage(values), TuneReporter(), directory, directory / "checkpoints"
+    )
+
+
+def conclude(
+    results: Sequence[tune.Result], search: Search, out: Path, run: Run
+) -> dict[str, object]:
+    """Write sweep.json: all trials, and best against default on the test window."""
+    finished = _finished(results, out / "models")
+    default = _default_trial(finished, search, out / "models")
+    ranked = sorted({t.trial_id: t for t in [*finished, default]}.values(), key=_loss)
+    best = ranked[0]
+    log = open_encoded(search.encoded_dir, "test")
+    best_side, default_side = (
+        search.judge(out / "models" / t.trial_id, log) for t in (best, default)
+    )
+    summary: dict[str, object] = {
+        "trials": len(results),
+        "finished": len(finished),
+        "failed": sum(result.error is not None for result in results),
+        "best": dict(best.values),
+        METRIC: {"best": best.loss, "default": default.loss},
+        "test": compare(best_side, default_side, log),
+    }
+    table = [{"loss": t.loss, **t.values} for t in ranked]
+    write_json(out / "sweep.json", {**summary, "leaderboard": table})
+    run.metrics({"summary/best_click_loss": best.loss})
+    run.tags({f"best.{name}": value for name, value in best.values.items()})
+    run.artifact(out / "sweep.json")
+    return summary
+
+
+def _default_trial(finished: Sequence[Trial], search: Search, models: Path) -> Trial:
+    """Return the default trained to its end, also if the scheduler stopped it."""
+    values = default_values(search.config, search.space)
+    for trial in finished:
+        if trial.values == values:
+            return trial
+    result = train_here(search.stage(values), PlainReporter(), models / "default")
+    return Trial("default", values, result.metrics)
+
+
+def _loss(trial: Trial) -> float:
+    return trial.loss
+
+
+def _finished(results: Sequence[tune.Result], models: Path) -> list[Trial]:
+    """Return the trials that were trained to their end, by their own records."""
+    trials = []
+    for result in results:
+        name = trial_id(result)
+        file = models / name / RESULT
+        if file.is_file():
+            metrics = read_json(file)["metrics"]
+            values = read_json(models / name / _VALUES)
+            trials.append(Trial(name, values, metrics))
+    return trials
+
+
+def _texts(space: Space) -> dict[str, str]:
+    """Return the space as people read it."""
+    return {name: domain.domain_str for name, domain in space.items()}
