@@ -12,6 +12,7 @@ one, replays its golden requests and says so; `settle` makes it live once all th
 are alive hold it. One that refuses it takes it off the board, with its reason.
 """
 
+import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from filelock import FileLock
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from cacs_ray.config import Config
 from cacs_ray.data.files import read_json, write_json
 from cacs_ray.errors import InputError
-from cacs_ray.manifest import verify_bundle
+from cacs_ray.manifest import read_manifest, verify_bundle
 
 ReplicaKind = Literal["gateway", "selector", "ranker"]
 
@@ -62,6 +63,8 @@ class Board(Config):
 
     began_with: str
     """Path of the bundle that the service was given; another one starts anew."""
+    began_with_id: str = ""
+    """Its id: a path may hold another bundle by now."""
     kinds: tuple[ReplicaKind, ...]
     """Which kinds of replicas must hold a release before it answers."""
     live: Entry
@@ -124,10 +127,14 @@ class ReleaseBoard:
         stays live over a restart.
         """
         with self._locked():
-            kept = self._kept(live.path)
+            kept = self._kept(live)
             if kept is None:
                 board = Board(
-                    began_with=live.path, kinds=kinds, live=live, beside=beside
+                    began_with=live.path,
+                    began_with_id=live.bundle_id,
+                    kinds=kinds,
+                    live=live,
+                    beside=beside,
                 )
             else:
                 board = kept.model_copy(update={"kinds": kinds, "beside": beside})
@@ -140,7 +147,14 @@ class ReleaseBoard:
         Raises:
             InputError: there is none, or it is damaged.
         """
-        return Board.model_validate(read_json(self._file))
+        try:
+            return Board.model_validate(read_json(self._file))
+        except ValidationError as error:
+            raise InputError(
+                f"is no release board: {error.errors()[0]['msg']}",
+                source=str(self._file),
+                rule="board",
+            ) from error
 
     def offer(self, path: str | Path) -> Entry:
         """Ask all replicas to take a bundle; it goes live when they have.
@@ -180,12 +194,16 @@ class ReleaseBoard:
         """Make the release before the live one live again, at once.
 
         Raises:
-            InputError: there was none.
+            InputError: there was none, or a replica cannot load it any more.
         """
         with self._locked():
             board = self.read()
             if board.previous is None:
                 raise InputError("there was no release before", rule="no_previous")
+            if reason := _refusal(list(self._alive()), board.previous.ticket):
+                raise InputError(
+                    f"the release before cannot be held, {reason}", rule="not_held"
+                )
             self._write(
                 board.model_copy(
                     update={
@@ -202,9 +220,13 @@ class ReleaseBoard:
         """Write what a replica holds."""
         write_json(self._replica_file(held.kind, token), held.model_dump(mode="json"))
 
-    def touch(self, kind: ReplicaKind, token: str) -> None:
-        """Say that a replica lives."""
-        self._replica_file(kind, token).touch()
+    def touch(self, kind: ReplicaKind, token: str) -> bool:
+        """Say that a replica lives; False when the board forgot what it holds."""
+        try:
+            os.utime(self._replica_file(kind, token))
+        except FileNotFoundError:
+            return False
+        return True
 
     def leave(self, kind: ReplicaKind, token: str) -> None:
         """Forget a replica that stops."""
@@ -263,17 +285,18 @@ class ReleaseBoard:
                 age_s = time.time() - path.stat().st_mtime
                 if age_s <= ALIVE_S:
                     yield path.stem, Held.model_validate(read_json(path))
-            except (FileNotFoundError, InputError):
-                # It left between the listing and the reading.
+            except (FileNotFoundError, InputError, ValidationError):
+                # It left between the listing and the reading, or is no replica's.
                 continue
 
-    def _kept(self, path: str) -> Board | None:
+    def _kept(self, given: Entry) -> Board | None:
         """Return the board of an earlier start with the same bundle, if it is whole."""
         if not self._file.is_file():
             return None
         board = self.read()
-        same = board.began_with == path and Path(board.live.path).is_dir()
-        return board if same else None
+        began = board.began_with, board.began_with_id or given.bundle_id
+        is_same = began == (given.path, given.bundle_id) and _is_there(board.live)
+        return board if is_same else None
 
     def _replica_file(self, kind: ReplicaKind, token: str) -> Path:
         return self._replicas / f"{kind}-{token}.json"
@@ -286,6 +309,14 @@ class ReleaseBoard:
         self.directory.mkdir(parents=True, exist_ok=True)
         with FileLock(self.directory / "board.lock", timeout=30):
             yield
+
+
+def _is_there(entry: Entry) -> bool:
+    """Whether the bundle still stands at its path, and not another one."""
+    try:
+        return bool(read_manifest(Path(entry.path))["bundle_id"] == entry.bundle_id)
+    except InputError:
+        return False
 
 
 def _refusal(replicas: list[tuple[ReplicaKind, Held]], ticket: str) -> str | None:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -101,22 +102,8 @@ class RowLog:
             with self._wake:
                 batch, self._waiting = self._waiting, []
                 began_s, self._oldest_s = self._oldest_s, None
-            if not batch:
-                return
-            try:
-                self._write(batch)
-            except OSError as error:
-                _logger.warning("%s log not written, will retry: %s", self._name, error)
-                with self._wake:
-                    self._waiting = batch + self._waiting
-                    self._oldest_s = began_s
-                return
-            except pa.ArrowException:
-                # Rows that cannot be written today cannot be tomorrow either.
-                _logger.exception("%s log: rows that fit no table", self._name)
-                self._leave(batch, self._counts.dropped)
-                return
-            self._leave(batch, self._counts.logged)
+            for rows, tables in self._by_schema(batch):
+                self._flush_file(rows, tables, began_s)
 
     def close(self) -> None:
         """Write the rest and stop; what cannot be written now counts as dropped."""
@@ -155,11 +142,41 @@ class RowLog:
                     return
             self.flush()
 
-    def _write(self, batch: list[Rows]) -> None:
-        # Releases may declare different request columns: absent ones become null.
-        table = pa.concat_tables(
-            [rows.table() for rows in batch], promote_options="default"
-        ).combine_chunks()
+    def _by_schema(
+        self, batch: list[Rows]
+    ) -> Iterable[tuple[list[Rows], list[pa.Table]]]:
+        """Sort what waits by its columns: those of two releases may differ in kind."""
+        parts: dict[pa.Schema, tuple[list[Rows], list[pa.Table]]] = {}
+        for rows in batch:
+            try:
+                table = rows.table()
+            except Exception:
+                # Rows that make no table today do not tomorrow either.
+                _logger.exception("%s log: rows that make no table", self._name)
+                self._leave([rows], self._counts.dropped)
+                continue
+            alike = parts.setdefault(table.schema, ([], []))
+            alike[0].append(rows)
+            alike[1].append(table)
+        return parts.values()
+
+    def _flush_file(
+        self, rows: list[Rows], tables: list[pa.Table], began_s: float | None
+    ) -> None:
+        try:
+            self._write(pa.concat_tables(tables).combine_chunks())
+        except OSError as error:
+            _logger.warning("%s log not written, will retry: %s", self._name, error)
+            with self._wake:
+                self._waiting = rows + self._waiting
+                self._oldest_s = began_s
+        except pa.ArrowException:
+            _logger.exception("%s log: rows that fit no table", self._name)
+            self._leave(rows, self._counts.dropped)
+        else:
+            self._leave(rows, self._counts.logged)
+
+    def _write(self, table: pa.Table) -> None:
         day = datetime.now(UTC).strftime("%Y%m%d")
         name = (
             f"{self._name}-{day}-{os.getpid()}-{self._token}-{self._num_files}.parquet"

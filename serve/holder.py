@@ -3,7 +3,8 @@
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, Generic, Protocol, TypeVar
 
 from cacs_ray.errors import InputError
@@ -11,6 +12,8 @@ from serve.board import Board, Entry, Held, ReleaseBoard, ReplicaKind
 
 POLL_S: Final = 0.25
 """How often a replica looks at the board."""
+BEAT_S: Final = 1.0
+"""How often it does while it loads a bundle; well below `board.ALIVE_S`."""
 
 _logger = logging.getLogger(__name__)
 
@@ -73,9 +76,10 @@ class Holder(Generic[Thing]):
         # Said before the board is read: a swap that starts now waits for us.
         self._board.say(self._token, Held(kind=kind))
         board_now = self._board.read()
-        self._things = {
-            board_now.live.bundle_id: self._load(board_now.live.path),
-        }
+        with self._beating():
+            self._things = {
+                board_now.live.bundle_id: self._load(board_now.live.path),
+            }
         self._live_id = board_now.live.bundle_id
         self.follow()
         self._thread = threading.Thread(
@@ -99,9 +103,10 @@ class Holder(Generic[Thing]):
 
     def follow(self) -> None:
         """Do once what the board says, and tell it."""
-        board = self._board.read()
-        for entry in board.entries.values():
+        for entry in self._board.read().entries.values():
             self._take(entry)
+        # Read again: to load takes long, and the board may say otherwise by now.
+        board = self._board.read()
         self._become(board)
         kept = {
             bundle_id: thing
@@ -113,9 +118,7 @@ class Holder(Generic[Thing]):
         tickets = {entry.ticket for entry in board.entries.values()}
         self._refused = {k: v for k, v in self._refused.items() if k in tickets}
         held = Held(kind=self._kind, held=tuple(kept), refused=self._refused)
-        if held == self._said:
-            self._board.touch(self._kind, self._token)
-        else:
+        if held != self._said or not self._board.touch(self._kind, self._token):
             self._board.say(self._token, held)
             self._said = held
         if board.next is not None:
@@ -130,7 +133,8 @@ class Holder(Generic[Thing]):
         if entry.bundle_id in self._things or entry.ticket in self._refused:
             return
         try:
-            thing = self._load(entry.path)
+            with self._beating():
+                thing = self._load(entry.path)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one serves on
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             self._refused[entry.ticket] = f"{kind}{error}"
@@ -141,6 +145,30 @@ class Holder(Generic[Thing]):
     def _become(self, board: Board) -> None:
         if board.live.bundle_id in self._things:
             self._live_id = board.live.bundle_id
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Live on while a bundle is loaded, and follow a roll-back meanwhile.
+
+        A replica that fell silent would not be waited for, and requests would meet
+        stages that do not hold the release that is live.
+        """
+        is_loaded = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(is_loaded,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_loaded.set()
+            thread.join()
+
+    def _beat(self, is_loaded: threading.Event) -> None:
+        while not is_loaded.wait(BEAT_S):
+            try:
+                self._board.touch(self._kind, self._token)
+                self._become(self._board.read())
+            except Exception:
+                _logger.exception("the release board cannot be read, will retry")
 
     def _run(self) -> None:
         while not self._stops.wait(POLL_S):

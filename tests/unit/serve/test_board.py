@@ -3,12 +3,14 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from cacs_ray.errors import InputError
 from cacs_ray.manifest import write_manifest
 from serve import board as board_module
+from serve import holder as holder_module
 from serve.board import ALIVE_S, Entry, Held, ReleaseBoard
 from serve.holder import Holder
 
@@ -204,9 +206,11 @@ def test_a_service_that_starts_again_goes_on_with_what_was_live(board, make_bund
     board.offer(make_bundle("new"))
     for replica in three:
         replica.holder.follow()
-    began = board.read().began_with
+    began = board.read()
 
-    again = board.begin(Entry(bundle_id="any", path=began), KINDS)
+    again = board.begin(
+        Entry(bundle_id=began.began_with_id, path=began.began_with), KINDS
+    )
     assert again.live.path.endswith("new")
 
     other = make_bundle("other")
@@ -221,3 +225,108 @@ def test_what_nobody_needs_is_let_go(board, make_bundle):
             for replica in three:
                 replica.holder.follow()
     assert set(three[0].holder.held.values()) == {"second", "third"}
+
+
+def test_a_replica_that_loads_for_long_is_waited_for(board, make_bundle, monkeypatch):
+    monkeypatch.setattr(holder_module, "BEAT_S", 0.01)
+    three = replicas(board)
+    gateway, ranker = three[0].holder, three[2].holder
+    file = board.directory / "replicas" / f"ranker-{ranker._token}.json"
+    root = make_bundle("new")
+
+    def load_for_long(path):
+        long_ago = time.time() - ALIVE_S - 1
+        os.utime(file, (long_ago, long_ago))
+        give_up = time.monotonic() + 10
+        while file.stat().st_mtime <= long_ago + 1 and time.monotonic() < give_up:
+            pass
+        for replica in three[:2]:
+            replica.holder.follow()
+        return path
+
+    board.offer(root)
+    ranker._load = load_for_long
+    ranker._take(board.read().next)
+    assert board.read().live.path.endswith("old")
+
+    ranker.follow()
+    assert board.read().live.path == str(root)
+    gateway.follow()
+    assert gateway.live == "new"
+
+
+def test_a_roll_back_does_not_wait_for_what_is_loading(board, make_bundle, monkeypatch):
+    monkeypatch.setattr(holder_module, "BEAT_S", 0.01)
+    three = replicas(board)
+    board.offer(make_bundle("new"))
+    for replica in (*three, *three):
+        replica.holder.follow()
+    gateway = three[0]
+    seen = []
+
+    def load_for_long(path):
+        board.roll_back()
+        give_up = time.monotonic() + 10
+        while gateway.live != "old" and time.monotonic() < give_up:
+            pass
+        seen.append(gateway.live)
+        return path
+
+    gateway.holder._load = load_for_long
+    board.offer(make_bundle("newer"))
+    gateway.holder.follow()
+
+    assert seen == ["old"]
+    # What the board said before the load began does not come back.
+    assert gateway.live == "old"
+
+
+def test_nobody_rolls_back_to_what_a_replica_cannot_load(board, make_bundle):
+    three = replicas(board)
+    board.offer(make_bundle("new"))
+    for replica in (*three, *three):
+        replica.holder.follow()
+    late = Replica(board, "gateway", refuses=["/old"])
+    assert late.live == "new"
+
+    with pytest.raises(InputError, match="golden requests"):
+        board.roll_back()
+
+    assert board.read().live.path.endswith("new")
+
+
+def test_another_bundle_at_the_same_path_starts_anew(board):
+    began = board.read().live
+    root = Path(began.path)
+    (root / "weights").write_text("trained again")
+    write_manifest(root, "spec", {})
+
+    again = board.begin(entry(root), KINDS)
+
+    assert again.live == entry(root) != began
+
+
+def test_a_file_that_is_no_replicas_holds_up_nothing(board, make_bundle):
+    three = replicas(board)
+    (board.directory / "replicas" / "gateway-other.json").write_text('{"kind": 1}')
+    board.offer(make_bundle("new"))
+    for replica in three:
+        replica.holder.follow()
+    assert board.read().live.path.endswith("new")
+
+
+def test_a_replica_whose_file_was_lost_says_again_what_it_holds(board):
+    replica = Replica(board, "gateway")
+    for file in (board.directory / "replicas").iterdir():
+        file.unlink()
+
+    replica.holder.follow()
+
+    (held,) = board.replicas().values()
+    assert held.held == (board.read().live.bundle_id,)
+
+
+def test_a_board_that_is_none_is_named(board):
+    (board.directory / "board.json").write_text("[]")
+    with pytest.raises(InputError, match=r"board\.json"):
+        board.read()

@@ -1,6 +1,7 @@
 """What the decision log promises: the contract's rows, each once, whole files."""
 
 import asyncio
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -211,3 +212,67 @@ def test_two_logs_in_one_directory_do_not_replace_each_others_files(
         send(make_service(log=log), page_view, request_id)
         log.close()
     assert kept(tmp_path / "log").num_rows == 4
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Rows of a table that is given, or that fails to be made."""
+
+    made: pa.Table | Exception
+
+    def __len__(self):
+        return 1
+
+    def table(self):
+        if isinstance(self.made, Exception):
+            raise self.made
+        return self.made
+
+
+def test_releases_whose_columns_differ_in_kind_are_logged_side_by_side(
+    make_log, metrics, tmp_path
+):
+    log = make_log()
+    for hour in (["seven"], [7.0], ["eight"]):
+        log.append(SomeRows(pa.table({"ad_id": ["hat"], "hour": hour})))
+    log.close()
+
+    written = [pq.read_table(file) for file in (tmp_path / "log").glob("*.parquet")]
+    hours = [table["hour"].to_pylist() for table in written]
+    assert sorted(hours, key=len) == [[7.0], ["seven", "eight"]]
+    assert counted(metrics, "cacs_decisions_logged_total") == 3
+    assert counted(metrics, "cacs_decisions_dropped_total") == 0
+
+
+def test_one_file_that_is_not_written_waits_alone(
+    make_log, metrics, tmp_path, monkeypatch
+):
+    log = make_log()
+    log.append(SomeRows(pa.table({"hour": ["seven"]})))
+    log.append(SomeRows(pa.table({"hour": [7.0]})))
+    write = files.write_table
+
+    def write_numbers(path, table):
+        if table.schema.field("hour").type == pa.string():
+            raise OSError(28, "No space left on device")
+        write(path, table)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("serve.decision_log.write_table", write_numbers)
+        log.flush()
+    assert counted(metrics, "cacs_decisions_waiting") == 1
+
+    log.flush()
+    assert counted(metrics, "cacs_decisions_logged_total") == 2
+    assert len(list((tmp_path / "log").glob("*.parquet"))) == 2
+
+
+def test_rows_that_make_no_table_take_no_others_along(make_log, metrics, tmp_path):
+    log = make_log()
+    log.append(SomeRows(ValueError("a bug")))
+    log.append(SomeRows(pa.table({"ad_id": ["hat"]})))
+    log.close()
+
+    assert kept(tmp_path / "log").num_rows == 1
+    assert counted(metrics, "cacs_decisions_dropped_total") == 1
+    assert counted(metrics, "cacs_decisions_waiting") == 0
