@@ -25,10 +25,17 @@ def read_controls(path: str | Path) -> Controls:
     """Read controls.
 
     Raises:
-        InputError: it cannot be read, is not YAML, or says what there is not.
+        InputError: it cannot be read, is empty, is not YAML, or says what there is
+            not.
     """
     try:
-        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        if not text.strip():
+            # Most likely being written now: it must not lift all that was said.
+            raise InputError(
+                "is empty; {} says nothing", source=str(path), rule="empty_controls"
+            )
+        said = yaml.safe_load(text)
         return Controls.model_validate(said or {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(

@@ -68,6 +68,9 @@ class Question:
     """Policy in place of the configured one."""
     release: str | None = None
     """Bundle that shall answer, of those that are held; None = by arm."""
+    is_controlled: bool = True
+    """Whether the operator's controls hold. Not for golden requests: to take
+    creatives off does not make a service ill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,7 @@ class Gateway:
             budget_s=_HEALTH_BUDGET_S,
             order=self._rules.arms.live.settings.policy,
             release=self.release.bundle_id,
+            is_controlled=False,
         )
         decided = await self._decide(golden, question)
         if len(decided) == 0:
@@ -211,7 +215,7 @@ class Gateway:
         deadline_s = asyncio.get_running_loop().time() + budget_s
         served, settings = self._answering(request, question)
         page = _page(served.release, request, f"{self._token}-{next(self._tokens)}")
-        said = self._rules.controls
+        said = self._rules.controls if question.is_controlled else None
         controls = None if said is None else said.rows(served.release)
         prepared = prepare(served.release, request, page, controls)
         candidates = prepared.candidates

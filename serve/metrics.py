@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -64,7 +63,7 @@ class Metrics:
         self.decisions = self._counter("cacs_decisions", "Candidate ads decided.")
         self.explored = self._counter(
             "cacs_decisions_explored",
-            "Candidate ads whose creative is not the one of the best score.",
+            "Candidate ads whose creative is not the likeliest of its list.",
         )
         self.rejected = self._counter(
             "cacs_rejected_candidates", "Candidate ads that took no part.", "rule"
@@ -106,10 +105,10 @@ class Metrics:
                 self.fallbacks.labels(reason).inc()
         for rule in decided.prepared.rejects[Column.RULE].to_pylist():
             self.rejected.labels(rule).inc()
-        scores = decisions.list_scores
-        if len(decided) and scores is not None:
-            best = np.fmax.reduce(scores, axis=1)
-            self.explored.inc(int((decisions.selector_score < best).sum()))
+        shares = decisions.list_probabilities
+        if len(decided) and shares is not None:
+            # By probabilities, not scores: Thompson has none, and pins are no choice.
+            self.explored.inc(int((decisions.propensity < shares.max(1)).sum()))
         self.shown.inc(int((decisions.slot >= 0).sum()))
         self.predicted_clicks.inc(float(decisions.pctr[decisions.slot == 0].sum()))
 

@@ -6,10 +6,13 @@ creatives in a catalogue that it holds.
 
 import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
@@ -28,6 +31,7 @@ from serve.gateway import Gateway
 
 MAX_LABELLED_CREATIVES: Final = 10_000
 _FOUND_ADS: Final = 12
+_NUM_THREADS: Final = 2
 _FILES: Final = Path(__file__).with_name("page_files")
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -49,6 +53,8 @@ _PICTURE_HEADERS: Final = _HEADERS | {
 }
 
 _logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -149,9 +155,7 @@ def _add_examples(http: FastAPI, gateway: Gateway, dataset: Dataset | None) -> N
         async with lock:
             if release.bundle_id not in kept:
                 kept.clear()
-                kept[release.bundle_id] = await asyncio.to_thread(
-                    _examples, gateway, dataset
-                )
+                kept[release.bundle_id] = await _aside(_examples, gateway, dataset)
         fields = [
             RequestField(column=f.column, kind=f.kind, size=f.size)
             for f in release.fields
@@ -176,9 +180,7 @@ def _add_labels(http: FastAPI, gateway: Gateway, display: Display) -> None:
     @http.post("/page/ads", include_in_schema=False)
     async def ads(request: Request) -> Response:
         asked = await read_model(request, AdsRequest)
-        labels = await asyncio.to_thread(
-            _labels, _catalogues(gateway), display, asked.ad_ids
-        )
+        labels = await _aside(_labels, _catalogues(gateway), display, asked.ad_ids)
         body = b",".join(label.model_dump_json().encode() for label in labels)
         return Response(b"[" + body + b"]", media_type=JSON, headers=_HEADERS)
 
@@ -188,7 +190,7 @@ def _add_labels(http: FastAPI, gateway: Gateway, display: Display) -> None:
     ) -> Response:
         """Find ads by a part of their id, or by a creative's id."""
         catalogue = gateway.release.catalogue
-        found = await asyncio.to_thread(find_ads, catalogue, text.strip())
+        found = await _aside(find_ads, catalogue, text.strip())
         return _json(FoundAds(ad_ids=found))
 
 
@@ -261,7 +263,7 @@ def _add_pictures(http: FastAPI, gateway: Gateway, display: Display) -> None:
         catalogues = _catalogues(gateway)
         if not any(c.creative_row([creative_id])[0] for c in catalogues):
             raise RefusalError(404, "there is no such creative")
-        shown = await asyncio.to_thread(display.picture, creative_id)
+        shown = await _aside(display.picture, creative_id)
         return Response(
             shown.content, media_type=shown.media_type, headers=_PICTURE_HEADERS
         )
@@ -275,8 +277,19 @@ def _add_evidence(http: FastAPI, gateway: Gateway, source: EvidenceSource) -> No
         release = gateway.release
         if not release.catalogue.ad_row([ad_id])[0]:
             raise RefusalError(404, "there is no such ad in the live release")
-        found = await asyncio.to_thread(source.of_ad, release, ad_id)
+        found = await _aside(source.of_ad, release, ad_id)
         return _json(found)
+
+
+async def _aside(work: Callable[..., Result], *args: Any) -> Result:  # noqa: ANN401
+    """Work in threads of the pages: the default ones are those that score."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads(), work, *args)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_NUM_THREADS, "page")
 
 
 def _catalogues(gateway: Gateway) -> list[Catalogue]:

@@ -39,7 +39,7 @@ def test_the_service_keeps_to_it_and_follows_its_changes(make_service, page_view
 
 
 @pytest.mark.parametrize(
-    "text", ["creatives: {", "creatives: [{creative: wool}]", "- a", "\0"]
+    "text", ["creatives: {", "creatives: [{creative: wool}]", "- a", "\0", "", "\n"]
 )
 def test_a_wrong_file_changes_nothing(make_service, page_view, path, text):
     service = make_service(rules={"controls": ControlsFile(path)})
@@ -54,3 +54,14 @@ def test_a_wrong_file_at_the_start_is_named(path):
         ControlsFile(path)
     with pytest.raises(InputError, match="cannot be read"):
         ControlsFile(path.with_name("missing.yaml"))
+
+
+def test_what_is_taken_off_does_not_make_the_service_ill(make_service, path):
+    ids = ("wool", "straw", "blue", "red")
+    gone = [f"{{creative_id: {one}, is_excluded: true}}" for one in ids]
+    path.write_text(f"creatives: [{', '.join(gone)}]")
+    service = make_service(rules={"controls": ControlsFile(path)})
+
+    answer = service.send(None, path="/healthz", method="GET")
+
+    assert answer.status_code == 200

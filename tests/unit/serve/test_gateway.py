@@ -319,3 +319,49 @@ def test_a_handles_answer_that_is_late_is_told_to_stop(make_service, page_view):
     service.send(page_view)
 
     assert answer.is_told
+
+
+def explored(service):
+    value = service.gateway.metrics.registry.get_sample_value
+    return value("cacs_decisions_explored_total")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"policy": "thompson"}, {"policy": "cacs", "epsilon": 0.8}]
+)
+def test_what_is_not_the_likeliest_choice_counts_as_explored(
+    make_service, page_view, settings
+):
+    service = make_service(**settings)
+    shares = []
+    for number in range(60):
+        asked = page_view | {"request_id": f"q{number}"}
+        answer = service.send(asked).json()
+        shares += [placed["propensity"] for placed in answer["placements"]]
+
+    # Of two creatives the less likely one has less than a half.
+    less_likely = sum(share < 0.5 for share in shares)
+    assert explored(service) == less_likely > 0
+
+
+def test_a_pin_is_no_exploration(make_service, page_view):
+    page_view["candidates"][0]["pinned_creative_id"] = "straw"
+    service = make_service()
+    service.send(page_view)
+    assert explored(service) == 0
+
+
+def test_a_bug_is_counted_and_named(make_service, page_view, monkeypatch):
+    service = make_service()
+
+    async def fail(*_):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(service.gateway, "decide", fail)
+    answer = service.send(page_view, headers={"x-request-id": "call-1"})
+
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "call-1"
+    assert "secret" not in answer.text
+    value = service.gateway.metrics.registry.get_sample_value
+    assert value("cacs_requests_total", {"status": "500"}) == 1

@@ -1,9 +1,11 @@
 """What the pages for people promise, route by route."""
 
+import asyncio
 import io
 import json
 import os
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from cacs_ray.data.declaration import FeatureDeclaration
 from cacs_ray.schema import CLICKS, DECISIONS, IMPRESSIONS
 from serve.display import THUMBNAIL_SIDE, open_dataset
 from serve.evidence import EvidenceSource
-from serve.page import PageSource, find_ads
+from serve.page import PageSource, _aside, find_ads
 from tests.unit.serve.conftest import tiny_catalogue
 
 FILES = Path(serve.evidence.__file__).with_name("page_files")
@@ -370,3 +372,17 @@ def test_a_torn_file_is_told_in_words(logged, tmp_path):
     write_log(tmp_path, "early", [0])
     (tmp_path / "decisions" / "torn.parquet").write_bytes(b"PAR1torn")
     assert "cannot be read" in live_table(logged)["note"]
+
+
+def test_pages_work_in_threads_of_their_own(make_service):
+    """A crowd that looks at pages must not hold the threads that score."""
+
+    async def both():
+        return (
+            await _aside(threading.current_thread),
+            await asyncio.to_thread(threading.current_thread),
+        )
+
+    ours, default = asyncio.run(both())
+    assert ours.name.startswith("page")
+    assert ours != default
