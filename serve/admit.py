@@ -1,55 +1,90 @@
 """Shedding: what cannot be answered soon is refused at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api import ProblemReport
-from serve.body import JSON
+from serve.body import BUSY, JSON, RETRY_AFTER_S, RefusalError
 from serve.metrics import Metrics
 
 SHED_PATHS: Final = ("/v1/decide", "/v1/preview", "/v1/clicks")
 """What is refused when too much is in work; operations and health never are."""
-RETRY_AFTER_S: Final = 1
 
-_REFUSAL: Final = ProblemReport(
-    error="too many requests are being answered; try again"
-).model_dump_json()
+OPEN_PER_PLACE: Final = 8
+"""Requests whose bodies may still be coming, for each that may be answered."""
+
+_FULL: Final = "too many requests are being answered; try again"
+_REFUSAL: Final = ProblemReport(error=_FULL).model_dump_json()
 
 
-class Admit:
-    """Middleware that lets so many requests in, and refuses the others unread.
+class Places:
+    """How many requests may be answered at the same time, of one gateway.
 
     A queue before the gateway would let requests wait past their deadline, which
     begins in it; and Ray Serve's own queue tries a busy replica again only after
     pauses that grow to half a second.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._taken = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would be refused."""
+        return self._taken >= self.most
+
+    @contextmanager
+    def take(self, metrics: Metrics) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            RefusalError: there is none; with status 503.
+        """
+        if self.is_full:
+            metrics.shed.inc()
+            raise RefusalError(BUSY, _FULL)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+class Admit:
+    """Middleware that refuses unread what would find no place.
+
+    A place is taken once the body is whole, so that slow bodies keep nobody out;
+    how many may be coming is bounded apart.
 
     Args:
         app: the application.
-        max_in_flight: requests of `SHED_PATHS` answered at the same time.
+        places: of the gateway.
         metrics: of the gateway.
     """
 
-    def __init__(self, app: ASGIApp, max_in_flight: int, metrics: Metrics) -> None:
-        self._app, self._most, self._metrics = app, max_in_flight, metrics
-        self._in_flight = 0
+    def __init__(self, app: ASGIApp, places: Places, metrics: Metrics) -> None:
+        self._app, self._places, self._metrics = app, places, metrics
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 503."""
         if scope["type"] != "http" or not _is_shed(scope):
             await self._app(scope, receive, send)
             return
-        if self._in_flight >= self._most:
+        if self._places.is_full or self._open >= OPEN_PER_PLACE * self._places.most:
             self._metrics.shed.inc()
             for message in _refusal():
                 await send(message)
             return
-        self._in_flight += 1
+        self._open += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._in_flight -= 1
+            self._open -= 1
 
 
 def _is_shed(scope: Scope) -> bool:

@@ -92,6 +92,7 @@ class HttpGateway:
                 args.budget_ms / 1e3,
                 ControlsFile(args.controls) if args.controls else None,
                 args.max_in_flight,
+                args.orders,
             ),
             logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
@@ -187,6 +188,7 @@ def wire(args: AppArgs) -> Wiring:
         read_dataset(args.dataset)
     beside = {path: _bundle_id(path) for path in _beside(args)}
     live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
+    make_arms(args.experiment, args.settings, beside)
     state = args.state or tempfile.mkdtemp(prefix="cacs-serve-")
     board = ReleaseBoard(Path(state).resolve())
     board.begin(

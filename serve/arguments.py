@@ -38,6 +38,11 @@ class AppArgs(Config):
     """How creatives are chosen and when."""
     thompson_prior: Literal["log", "content"] = "log"
     """Where the policy `thompson` starts from, see `DecisionSettings`."""
+    orders: tuple[PolicyName, ...] = (
+        *("cacs", "post_rank", "parallel", "rank_only"),
+        *("popular", "random", "thompson"),
+    )
+    """What `?order=` of a decision may ask for; a preview may ask for any."""
     reserve_micros: int = Field(default=1, ge=1)
     """Least price of a click."""
     controls: str | None = None

@@ -6,6 +6,7 @@ by their request.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -15,6 +16,7 @@ from pydantic import Field, model_validator
 
 from cacs_ray.config import Config
 from cacs_ray.decision.cascade import DecisionSettings
+from cacs_ray.errors import InputError
 from cacs_ray.schema import PolicyName
 
 LIVE = "live"
@@ -115,6 +117,9 @@ def make_arms(
         experiment: the configuration.
         settings: of the live arm.
         bundle_ids: bundle directory -> bundle id.
+
+    Raises:
+        InputError: two arms come out the same.
     """
     arms = []
     for asked in experiment.arms:
@@ -126,4 +131,13 @@ def make_arms(
         release = None if asked.bundle is None else bundle_ids[asked.bundle]
         arm = Arm(asked.name, release, settings.model_copy(update=changes))
         arms.append((asked.share, arm))
+    told = Counter([(a.release, a.settings.policy) for _, a in arms])
+    told[None, settings.policy] += 1
+    if max(told.values()) > 1:
+        raise InputError(
+            "two arms answer with the same release and policy: the decision log could"
+            " not tell them apart",
+            field="experiment.arms",
+            rule="arms_told_apart",
+        )
     return Arms(experiment.name, arms, Arm(LIVE, None, settings))

@@ -77,13 +77,16 @@ class Board(Config):
     """Arms and the shadow: held, but not live."""
     refused: tuple[Refusal, ...] = ()
     """The latest ones, newest last."""
+    followed: str | None = None
+    """Version of the registry that was offered last, taken or refused."""
     swaps: int = Field(default=0, ge=0)
     """How often the live release changed."""
 
     @property
     def entries(self) -> dict[str, Entry]:
         """Every bundle that a replica shall hold, by id."""
-        named = (self.live, self.previous, self.next, *self.beside)
+        # An offer comes last: its own ticket is the one that is asked about.
+        named = (*self.beside, self.previous, self.live, self.next)
         return {entry.bundle_id: entry for entry in named if entry is not None}
 
     def refusal(self, bundle_id: str) -> str | None:
@@ -137,7 +140,14 @@ class ReleaseBoard:
                     beside=beside,
                 )
             else:
-                board = kept.model_copy(update={"kinds": kinds, "beside": beside})
+                board = kept.model_copy(
+                    update={
+                        "kinds": kinds,
+                        "beside": beside,
+                        # An offer of before the stop has all its time again.
+                        "next_since_s": time.time(),
+                    }
+                )
             self._write(board)
         return board
 
@@ -215,6 +225,11 @@ class ReleaseBoard:
                 )
             )
             return board.previous
+
+    def note_followed(self, version: str) -> None:
+        """Keep which version of the registry was offered last."""
+        with self._locked():
+            self._write(self.read().model_copy(update={"followed": version}))
 
     def say(self, token: str, held: Held) -> None:
         """Write what a replica holds."""

@@ -11,6 +11,8 @@ from cacs_ray.errors import InputError
 from serve.api import MAX_BODY_BYTES, Problem, ProblemReport
 
 JSON = "application/json"
+BUSY = 503
+RETRY_AFTER_S = 1
 _BODY_TIMEOUT_S = 5.0
 _MAX_PROBLEMS = 20
 
@@ -18,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class RefusalError(Exception):
-    """An answer with status 4xx."""
+    """An answer with status 4xx, or 503 to be tried again."""
 
     def __init__(self, status: int, error: str, *problems: Problem) -> None:
         super().__init__(error)
@@ -84,7 +86,8 @@ async def refuse(request: Request, error: Exception) -> Response:  # noqa: ARG00
     """Answer a refusal."""
     if not isinstance(error, RefusalError):
         raise error
-    return Response(error.report.model_dump_json(), error.status, media_type=JSON)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status == BUSY else {}
+    return Response(error.report.model_dump_json(), error.status, headers, JSON)
 
 
 async def refuse_parameters(

@@ -50,8 +50,6 @@ class Follower:
         self._board, self._open, self._cache = board, open_registry, cache
         self._poll_s = poll_s
         self._registry: Champions | None = None
-        self._offered: str | None = None
-        """Version that was offered last, taken or refused."""
         self._stops = threading.Event()
         threading.Thread(target=self._run, name="follower", daemon=True).start()
 
@@ -65,7 +63,9 @@ class Follower:
         if self._registry is None:
             self._registry = self._open()
         champion = self._registry.find()
-        if champion is None or champion.version == self._offered:
+        # On the board: what an operator rolled back is not offered again because this
+        # process starts again.
+        if champion is None or champion.version == self._board.read().followed:
             return
         path = self._registry.fetch(champion, self._cache)
         try:
@@ -73,7 +73,7 @@ class Follower:
         except InputError as error:
             if error.rule != "already_live":
                 raise
-        self._offered = champion.version
+        self._board.note_followed(champion.version)
         _logger.warning(
             "version %s, release %s, is offered", champion.version, champion.bundle_id
         )

@@ -20,7 +20,8 @@ from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.decision.controls import ControlRows
 from cacs_ray.errors import InputError
-from cacs_ray.schema import REQUESTS, Column, PolicyName
+from cacs_ray.schema import POLICIES, REQUESTS, Column, PolicyName
+from serve.admit import Places
 from serve.api import MAX_CREATIVES, DecideRequest
 from serve.arms import Arms
 from serve.clicks import FirstPlaces
@@ -37,6 +38,7 @@ from serve.stage import StageRelease, Stages
 _HEALTH_BUDGET_S = 2.0
 _HEALTH_CACHE_S = 1.0
 _SHADOW_BUDGET_S = 1.0
+_ARM_MISSING = "arm_not_held"
 
 
 class ServedRelease:
@@ -96,6 +98,8 @@ class Rules:
     """What the operator says about creatives."""
     max_in_flight: int = 8
     """Requests answered at the same time; others are refused at once."""
+    orders: tuple[PolicyName, ...] = POLICIES
+    """What a decision may be asked for in place of the configured policy."""
 
 
 class Gateway:
@@ -117,6 +121,7 @@ class Gateway:
         )
         self._stages = stages
         self._rules = rules
+        self.places = Places(rules.max_in_flight)
         logs = logs or Logs()
         self._log = logs.decisions
         self._first_places = logs.first_places
@@ -125,11 +130,6 @@ class Gateway:
         self._health: tuple[float, str | None] = (-np.inf, None)
         self._health_lock = asyncio.Lock()
         self._shadow = self._make_shadow(logs) if logs.shadow_release else None
-
-    @property
-    def max_in_flight(self) -> int:
-        """Requests that it answers at the same time."""
-        return self._rules.max_in_flight
 
     @property
     def release(self) -> Release:
@@ -149,7 +149,14 @@ class Gateway:
             InputError: a feature is not declared or not of its kind, the ads have
                 too many creatives, or the release asked for is not held.
         """
-        decided = await self._decide(request, question or Question())
+        question = question or Question()
+        if question.order is not None and question.order not in self._rules.orders:
+            raise InputError(
+                f"is not allowed; allowed: {sorted(self._rules.orders)}",
+                field="order",
+                rule="order_not_allowed",
+            )
+        decided = await self._decide(request, question)
         self.metrics.count(decided)
         if self._log is not None and len(decided):
             self._log.append(decided)
@@ -213,7 +220,7 @@ class Gateway:
         started = perf_counter()
         budget_s = question.budget_s or self._rules.budget_s
         deadline_s = asyncio.get_running_loop().time() + budget_s
-        served, settings = self._answering(request, question)
+        served, settings, missing = self._answering(request, question)
         page = _page(served.release, request, f"{self._token}-{next(self._tokens)}")
         said = self._rules.controls if question.is_controlled else None
         controls = None if said is None else said.rows(served.release)
@@ -230,7 +237,8 @@ class Gateway:
         scorers.seconds["prepare"] = perf_counter() - started
         decisions = await _choose(candidates, scorers, settings)
         scorers.seconds["total"] = perf_counter() - started
-        reason = ",".join(scorers.failures) or None
+        failures = [missing, *scorers.failures] if missing else scorers.failures
+        reason = ",".join(failures) or None
         return Decided(
             request.request_id,
             prepared,
@@ -247,10 +255,17 @@ class Gateway:
 
     def _answering(
         self, request: DecideRequest, question: Question
-    ) -> tuple[ServedRelease, DecisionSettings]:
-        """Return the release that answers from end to end, and by which settings."""
+    ) -> tuple[ServedRelease, DecisionSettings, str | None]:
+        """Return the release that answers from end to end, and by which settings.
+
+        Third, why it is not the release of the user's arm, if it is not.
+        """
         arm = self._rules.arms.of(request.user_id, request.request_id)
         served = None if arm.release is None else self.releases.get(arm.release)
+        missing = None
+        if arm.release is not None and served is None:
+            # Whole as the live arm would, and said so: its own figures stay its own.
+            arm, missing = self._rules.arms.live, _ARM_MISSING
         if question.release is not None:
             served = self.releases.get(question.release)
             if served is None:
@@ -265,7 +280,7 @@ class Gateway:
         if question.order is not None:
             changes["policy"] = question.order
         settings = arm.settings.model_copy(update=changes) if changes else arm.settings
-        return served or self.releases.live, settings
+        return served or self.releases.live, settings, missing
 
 
 def prepare(

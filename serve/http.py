@@ -68,9 +68,7 @@ def create_http(
     add_page(http, gateway, page or PageSource())
     http.add_exception_handler(RefusalError, refuse)
     http.add_exception_handler(RequestValidationError, refuse_parameters)
-    http.add_middleware(
-        Admit, max_in_flight=gateway.max_in_flight, metrics=gateway.metrics
-    )
+    http.add_middleware(Admit, places=gateway.places, metrics=gateway.metrics)
     http.add_middleware(Observe, metrics=gateway.metrics)
     return http
 
@@ -97,9 +95,10 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
         asked = await read_model(request, DecideRequest)
         budget_s = None if x_request_timeout_ms is None else x_request_timeout_ms / 1e3
         try:
-            decided = await gateway.decide(
-                asked, Question(budget_s=budget_s, order=order)
-            )
+            with gateway.places.take(gateway.metrics):
+                decided = await gateway.decide(
+                    asked, Question(budget_s=budget_s, order=order)
+                )
         except InputError as error:
             raise RefusalError.of(error) from error
         record_access(
@@ -140,7 +139,8 @@ def _add_preview(http: FastAPI, gateway: Gateway) -> None:
             budget_s=x_request_timeout_ms / 1e3, order=order, release=release
         )
         try:
-            decided = await gateway.preview(asked, question)
+            with gateway.places.take(gateway.metrics):
+                decided = await gateway.preview(asked, question)
         except InputError as error:
             raise RefusalError.of(error) from error
         return Response(preview_answer(decided).model_dump_json(), media_type=JSON)

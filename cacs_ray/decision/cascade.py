@@ -185,15 +185,9 @@ async def _select_first(
     scorers: Scorers,  # noqa: ARG001
     settings: DecisionSettings,  # noqa: ARG001
 ) -> _Selection:
-    lists, pinned = candidates.creative_lists, candidates.pinned
-    size = len(lists)
-    return _Selection(
-        creative_row=np.where(pinned > 0, pinned, lists[:, 0]).astype(np.int32),
-        propensity=np.ones(size),
-        scores=np.full(lists.shape, np.nan),
-        score=np.full(size, np.nan),
-        probabilities=_certain(candidates, np.zeros(size, np.int64)),
-    )
+    first = np.zeros(candidates.creative_lists.shape)
+    first[:, 0] = 1.0
+    return _choose(candidates, first)
 
 
 async def _select_thompson(
@@ -267,14 +261,6 @@ def _choose(
         score=score,
         probabilities=np.where(is_pinned[:, None], in_list, probabilities),
     )
-
-
-def _certain(candidates: Candidates, index: np.ndarray) -> np.ndarray:
-    """Return probabilities that leave no choice: the pinned one, else `index`."""
-    lists, pinned = candidates.creative_lists, candidates.pinned[:, None]
-    first = np.arange(lists.shape[1]) == index[:, None]
-    certain: np.ndarray = np.where(pinned > 0, lists == pinned, first).astype(float)
-    return certain
 
 
 def _uniforms(candidates: Candidates) -> np.ndarray:

@@ -27,7 +27,7 @@ class CreativeControl(Config):
     until_ts: AwareDatetime | None = None
     """Shown in [from, until) only, beside its own life; null = always."""
     max_share: float = Field(default=1.0, gt=0, le=1)
-    """Of its ad's decisions."""
+    """Of its ad's decisions; comes last, so that it also moves what is explored."""
 
     @model_validator(mode="after")
     def _check_schedule(self) -> "CreativeControl":

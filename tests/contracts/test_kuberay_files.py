@@ -174,7 +174,7 @@ def test_traffic_waits_for_the_proxy_and_the_log_is_written_before_the_end(serve
     (group,) = cluster_of(FILES[0]).worker_group_specs
     (container,) = group.template.spec.containers
     port = served["http_options"]["port"]
-    assert f":{port}/-/healthz" in container.readiness_probe.exec.command[-1]
+    assert f":{port}/healthz | grep -q ok" in container.readiness_probe.exec.command[-1]
     assert port in [one.container_port for one in container.ports]
     (application,) = served["applications"]
     longest = max(

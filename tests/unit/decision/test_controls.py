@@ -236,3 +236,10 @@ def test_a_prior_from_content_follows_the_order_and_keeps_its_strength(
     order = np.argsort(scores, axis=1)
     in_order = np.take_along_axis(alpha, order, axis=1)
     assert (np.diff(in_order, axis=1) >= -1e-9).all()
+
+
+def test_a_cap_holds_in_every_order():
+    found = prepared(CreativeControl(creative_id="wool", max_share=0.25))
+    for policy in ("cacs", "rank_only"):
+        told = decided(found, policy=policy).list_probabilities[0]
+        assert told == pytest.approx([0.25, 0.375, 0.375])

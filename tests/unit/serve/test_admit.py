@@ -72,3 +72,32 @@ def test_a_place_is_free_again_when_a_client_hangs_up(busy, page_view):
         return await client.post("/v1/decide", json=page_view)
 
     assert ask(busy, page_view, leave_and_ask).status_code == 200
+
+
+def test_slow_bodies_keep_nobody_out(busy, page_view):
+    """A place is taken when the body is there, not before."""
+    busy.selector.is_stuck = False
+    coming = asyncio.Event()
+
+    async def slow():
+        coming.set()
+        await asyncio.Event().wait()
+        yield b""
+
+    async def run():
+        transport = httpx.ASGITransport(create_http(busy.gateway))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://serve"
+        ) as client:
+            waiting = [
+                asyncio.create_task(client.post("/v1/decide", content=slow()))
+                for _ in range(8)
+            ]
+            await coming.wait()
+            answer = await client.post("/v1/decide", json=page_view)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            return answer
+
+    assert asyncio.run(run()).status_code == 200

@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from cacs_ray.decision.cascade import DecisionSettings
+from cacs_ray.errors import InputError
 from serve.arms import LIVE, ArmArgs, ExperimentArgs, make_arms
 
 SETTINGS = DecisionSettings(num_slots=2)
@@ -89,3 +90,23 @@ def test_each_user_is_answered_by_the_arm_of_the_user(make_service, page_view):
     for user in [f"u{i}" for i in range(12)]:
         answer = service.send(page_view | {"user_id": user}).json()
         assert answer["policy"] == split.of(user, "q").settings.policy
+
+
+def test_an_arm_that_comes_out_as_the_live_one_is_refused():
+    with pytest.raises(InputError, match="arms_told_apart"):
+        arms(ArmArgs(name="same", share=0.5, policy="cacs"))
+
+
+def test_an_arm_that_is_not_held_is_answered_as_live_and_says_so(
+    make_service, page_view
+):
+    split = arms(
+        ArmArgs(name="next", share=0.5, bundle="/b", policy="rank_only"),
+        bundle_ids={"/b": "r2"},
+    )
+    service = make_service(rules={"arms": split})
+    for user in [f"u{i}" for i in range(12)]:
+        answer = service.send(page_view | {"user_id": user}).json()
+        is_missing = split.of(user, "q").name == "next"
+        assert (answer["policy"], answer["release"]) == ("cacs", "r1")
+        assert answer["fallback_reason"] == ("arm_not_held" if is_missing else None)

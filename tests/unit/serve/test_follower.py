@@ -28,7 +28,9 @@ def registry():
 
 @pytest.fixture
 def board():
-    board = SimpleNamespace(offered=[], refuses=None)
+    board = SimpleNamespace(offered=[], refuses=None, followed=None)
+    board.read = lambda: board
+    board.note_followed = lambda version: setattr(board, "followed", version)
 
     def offer(path):
         board.offered.append(path.name)
@@ -88,4 +90,17 @@ def test_a_registry_that_was_away_is_followed_when_it_is_back(
         follower.follow()
     registry.is_away = False
     follower.follow()
+    assert board.offered == ["a"]
+
+
+def test_what_an_operator_rolled_back_is_not_offered_by_a_new_process(
+    follower, board, registry, tmp_path
+):
+    registry.champion = champion("1", "a")
+    follower.follow()
+
+    again = Follower(board, lambda: registry, tmp_path, poll_s=3600)
+    again.stop()
+    again.follow()
+
     assert board.offered == ["a"]

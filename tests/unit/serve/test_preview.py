@@ -63,3 +63,13 @@ def test_a_release_that_is_not_held_is_refused_by_name(make_service, page_view):
     held = service.send(b"", path="/v1/releases", method="GET").json()
     assert (held["live"], held["held"]) == ("r1", ["r1"])
     assert "rank_only" in held["orders"]
+
+
+def test_a_decision_takes_only_the_orders_that_are_allowed(make_service, page_view):
+    service = make_service(rules={"orders": ("cacs", "post_rank")})
+    refused = service.send(page_view, path="/v1/decide?order=teacher")
+    assert refused.status_code == 422
+    assert refused.json()["problems"][0]["rule"] == "order_not_allowed"
+    assert service.teacher.num_calls == 0
+    shown = service.send(page_view, path="/v1/preview?order=teacher").json()
+    assert shown["policy"] == "teacher"
