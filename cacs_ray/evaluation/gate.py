@@ -22,6 +22,8 @@ from cacs_ray.evaluation.checks import (
 )
 from cacs_ray.evaluation.gate_measured import MeasuredRules, judge_measured
 
+_TRAINING_WINDOW = ("train_start_us", "train_end_us")
+
 
 class GateRules(Config):
     """What a challenger must show."""
@@ -176,8 +178,11 @@ def _against_champion(
     for metric in ("sctr", "snips"):
         yield _not_worse(challenger, champion, metric)
     # Buckets count impressions in training: only equal windows make equal buckets.
-    trained = [at(report, "windows", "train") for report in (challenger, champion)]
-    if trained[0] is None or trained[0] != trained[1]:
+    trained = [
+        [at(report, "windows", name) for name in _TRAINING_WINDOW]
+        for report in (challenger, champion)
+    ]
+    if None in trained[0] or trained[0] != trained[1]:
         return
     for bucket, figures in (
         at(champion, "policies", "cacs", "by_bucket") or {}

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from cacs_ray.data.splits import Windows
 from cacs_ray.evaluation.gate import GateRules, judge
 
 
@@ -129,10 +130,13 @@ def test_thresholds_are_rules():
     }
 
 
-def with_bucket(lift, clicks=80.0, train=(0, 1)):
+def with_bucket(lift, clicks=80.0, train_end_us=7):
     """Return a sound report with the lift of the bucket of new creatives."""
     whole = report()
-    whole["windows"] = {"train": list(train)}
+    windows = Windows(
+        train_start_us=0, train_end_us=train_end_us, validation_end_us=8, test_end_us=9
+    )
+    whole["windows"] = windows.model_dump()
     part = {"lift_over_random": {"snips": interval(lift)}, "matched_clicks": clicks}
     whole["policies"]["cacs"]["by_bucket"] = {"0": part}
     return whole
@@ -143,7 +147,7 @@ def test_worse_on_new_creatives_alone_is_worse():
     assert failed(verdict) == {"not_worse_snips 0"}
 
 
-@pytest.mark.parametrize("champion", [{"clicks": 10.0}, {"train": (0, 2)}])
+@pytest.mark.parametrize("champion", [{"clicks": 10.0}, {"train_end_us": 6}])
 def test_buckets_that_say_nothing_or_mean_another_thing_are_left_out(champion):
     verdict = judge(with_bucket(4.0), with_bucket(10.0, **champion))
     assert verdict["passed"]
