@@ -35,18 +35,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark by folder, so that nobody forgets, before `-m` chooses by these marks."""
+    if item.path.is_relative_to(TESTS):
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in MARKED_FOLDERS:
+            item.add_marker(getattr(pytest.mark, folder))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, so that nobody forgets; what starts Ray comes last.
+    """Let what starts Ray come last; inside a folder the order stays random.
 
-    Inside a folder the order stays random. A Ray that is up, and the environment it
-    was started with, would change what unit tests see.
+    A Ray that is up, and the environment it was started with, would change what unit
+    tests see.
     """
-    for item in items:
-        if item.path.is_relative_to(TESTS):
-            folder = item.path.relative_to(TESTS).parts[0]
-            if folder in MARKED_FOLDERS:
-                item.add_marker(getattr(pytest.mark, folder))
     items.sort(key=_folder_order)
 
 
