@@ -1,5 +1,6 @@
 """What all tests share: markers by folder, closed sockets, one local Ray."""
 
+import logging
 import os
 import shutil
 import socket
@@ -120,3 +121,15 @@ def mlflow_uri(mlflow_template: Path, tmp_path: Path) -> str:
     database.parent.mkdir()
     shutil.copy(mlflow_template, database)
     return f"sqlite:///{database}"
+
+
+@pytest.fixture
+def kept_loggers() -> Iterator[None]:
+    """Put the loggers back as they were: a replica takes those of its process over."""
+    names = ("serve", "cacs_ray", "serve.access")
+    loggers = [logging.getLogger(name) for name in names]
+    kept = [(list(one.handlers), one.level, one.propagate) for one in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, kept, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -207,7 +207,7 @@ def write_liar(bundle, out):
 
 
 @pytest.fixture
-def served(walk, tmp_path):
+def served(walk, tmp_path, kept_loggers):
     """The whole application in this process, beside two more releases."""
     releases = tmp_path / "releases"
     shutil.copytree(walk / "run" / "bundle", releases / "old")

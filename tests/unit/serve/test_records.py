@@ -9,21 +9,11 @@ from serve.records import ACCESS, JsonLines, configure_records, trace_id
 
 
 @pytest.fixture
-def lines(capsys):
-    kept = {
-        name: (list(logger.handlers), logger.level, logger.propagate)
-        for name in ("serve", "cacs_ray", "serve.access")
-        if (logger := logging.getLogger(name))
-    }
-
+def lines(capsys, kept_loggers):
     def read():
         return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
-    yield read
-    for name, (handlers, level, propagate) in kept.items():
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+    return read
 
 
 def test_every_decided_request_has_a_record_with_its_id(make_service, page_view, lines):
