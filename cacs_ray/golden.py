@@ -60,7 +60,7 @@ def replay_golden(root: str | Path, predictor: Predictor) -> int:
             _answers(predictor, requests)
         return 0
     kept = read_json(path)
-    requests = read_requests(root, predictor)
+    requests = _table(kept["requests"], predictor.fitted.spec.of("request"))
     if not requests.num_rows:
         return 0
     for name, found in _answers(predictor, requests).items():

@@ -12,7 +12,7 @@ from cacs_ray.errors import InputError
 from cacs_ray.manifest import read_manifest
 from serve.api import ProblemReport, ReleaseRequest, ReleaseState
 from serve.board import Board, Entry, ReleaseBoard
-from serve.body import JSON, RefusalError, read_model
+from serve.body import JSON, RefusalError, body_schema, read_model
 from serve.holder import POLL_S
 
 _POLL_S = 0.1
@@ -142,7 +142,7 @@ def add_admin(http: FastAPI, admin: Admin) -> None:
         "/admin/releases",
         response_model=ReleaseState,
         responses={202: {"model": ReleaseState}, **_STATUSES},
-        openapi_extra=_body("ReleaseRequest"),
+        openapi_extra=body_schema("ReleaseRequest"),
     )
     async def offer(
         request: Request,
@@ -173,8 +173,3 @@ def add_admin(http: FastAPI, admin: Admin) -> None:
 def _answer(state: ReleaseState) -> Response:
     status = {"live": 200, "loading": 202, "refused": 409}[state.status]
     return Response(state.model_dump_json(), status, media_type=JSON)
-
-
-def _body(model: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}

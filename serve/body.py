@@ -36,6 +36,15 @@ class RefusalError(Exception):
         return cls(status, "the request breaks a rule", problem)
 
 
+def body_schema(model: str) -> dict[str, Any]:
+    """Describe the body of a route for OpenAPI, by the name of its model.
+
+    Bodies are parsed by hand, so FastAPI does not know them.
+    """
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
 async def read_model(request: Request, model: type[Model]) -> Model:
     """Read and parse a JSON body.
 

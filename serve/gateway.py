@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cacs_ray.answers.prepare import PreparedRequests, prepare_requests
 from cacs_ray.answers.table import DecisionOrigin
-from cacs_ray.decision.candidates import Candidates, Decisions
+from cacs_ray.decision.candidates import Candidates, Decisions, no_decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.decision.controls import ControlRows
 from cacs_ray.errors import InputError
@@ -312,10 +312,7 @@ async def _choose(
     candidates: Candidates, scorers: RemoteScorers, settings: DecisionSettings
 ) -> Decisions:
     if not candidates.ad_ids:
-        none, floats = np.zeros(0, np.int32), np.zeros(0)
-        return Decisions(
-            none, floats, floats, floats, floats, none, np.zeros(0, np.int64)
-        )
+        return no_decisions()
     scorers.begin(settings.policy)
     try:
         return await decide(candidates, scorers, settings)

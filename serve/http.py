@@ -25,7 +25,14 @@ from serve.api import (
     ReleaseRequest,
     Releases,
 )
-from serve.body import JSON, RefusalError, read_model, refuse, refuse_parameters
+from serve.body import (
+    JSON,
+    RefusalError,
+    body_schema,
+    read_model,
+    refuse,
+    refuse_parameters,
+)
 from serve.clicks import Clicks
 from serve.decided import Decided
 from serve.docs_page import docs_page
@@ -78,7 +85,7 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
         "/v1/decide",
         response_model=None,
         responses={200: {"model": DecideAnswer}, **_PROBLEM_STATUSES},
-        openapi_extra=_body("DecideRequest"),
+        openapi_extra=body_schema("DecideRequest"),
     )
     async def decide(
         request: Request,
@@ -122,7 +129,7 @@ def _add_preview(http: FastAPI, gateway: Gateway) -> None:
         "/v1/preview",
         response_model=None,
         responses={200: {"model": PreviewAnswer}, **_PROBLEM_STATUSES},
-        openapi_extra=_body("DecideRequest"),
+        openapi_extra=body_schema("DecideRequest"),
     )
     async def preview(
         request: Request,
@@ -161,7 +168,7 @@ def _add_clicks(http: FastAPI, clicks: Clicks) -> None:
         "/v1/clicks",
         response_model=None,
         responses={202: {"model": ClicksAnswer}, **_PROBLEM_STATUSES},
-        openapi_extra=_body("ClicksRequest"),
+        openapi_extra=body_schema("ClicksRequest"),
     )
     async def accept(request: Request) -> Response:
         """Take clicks on ads that were shown; they are joined with decisions later.
@@ -218,11 +225,6 @@ def _add_documents(http: FastAPI, gateway: Gateway) -> None:
             mode="json", exclude_defaults=True
         )
         return HTMLResponse(docs_page(described(), release.bundle_id, example))
-
-
-def _body(model: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
 def _server_timing(decided: Decided) -> str:

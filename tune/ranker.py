@@ -19,9 +19,8 @@ from cacs_ray.models.embeddings import gather_rows
 from cacs_ray.models.ranker import READS_VECTORS, Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
 from cacs_ray.recipes.cycle import Cycle
-from cacs_ray.study.scoring import score_lists
+from cacs_ray.study.scoring import ranker_scores, score_lists
 from cacs_ray.training.joint import SELECTOR, stage_of
-from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.ranker import RankerStage, ServingRankerConfig, log_vectors
 from cacs_ray.training.stage import Stage
 from cacs_ray.training.student import SoftLabelFiles, StudentConfig
@@ -52,19 +51,9 @@ class RankerSearch:
     soft_labels: SoftLabelFiles
 
     @property
-    def encoded_dir(self) -> str:
-        """The encoded log of all trials."""
-        return self.base.inputs.encoded_dir
-
-    @property
     def config(self) -> ServingRankerConfig:
         """What is searched around."""
         return self.base.config
-
-    @property
-    def loop(self) -> LoopConfig:
-        """How long a trial may train."""
-        return self.base.loop
 
     @property
     def space(self) -> Space:
@@ -91,14 +80,9 @@ class RankerSearch:
 def _scores(
     ranker: Ranker, vectors: Tensor | None, batch: Batch
 ) -> tuple[Tensor, Tensor]:
-    """Return logits without position, and the position's."""
+    """Score a batch with the vectors of a whole catalogue."""
     of_batch = None if vectors is None else gather_rows(vectors, batch.catalogue_rows)
-    scores = ranker.combine(
-        ranker.encode_context(batch.context),
-        ranker.encode_creatives(batch.creatives, of_batch),
-        batch.creative_index,
-    )
-    return scores, ranker.position(batch.slot)
+    return ranker_scores(ranker, batch, of_batch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,6 @@ from cacs_ray.recipes.config import RECIPES, run_config
 from cacs_ray.recipes.cycle import Cycle
 from cacs_ray.recipes.record import lasting_key
 from cacs_ray.tracking.client import Run, Tracker
-from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.reporter import PlainReporter, TuneReporter
 from cacs_ray.training.stage import RESULT, Stage, train_here
 from tune.judge import Judgement, compare
@@ -49,18 +48,13 @@ class Search(Protocol):
     """One searched model; can be pickled, so that trials can be sent to workers."""
 
     @property
-    def encoded_dir(self) -> str:
-        """The encoded log of all trials."""
+    def base(self) -> Stage:
+        """The stage as configured: what all trials read, how long they train."""
         ...
 
     @property
     def config(self) -> Config:
         """The configuration that is searched around; it is the first trial."""
-        ...
-
-    @property
-    def loop(self) -> LoopConfig:
-        """How long a trial may train."""
         ...
 
     @property
@@ -171,14 +165,14 @@ def run_search(
 
 def sweep_settings(args: argparse.Namespace, search: Search) -> SweepSettings:
     """Return how many trials, and for how long each may train."""
-    rows = len(open_encoded(search.encoded_dir, "train"))
+    rows = len(open_encoded(search.base.inputs.encoded_dir, "train"))
     return SweepSettings(
         num_trials=args.trials,
         search=args.search,
         num_concurrent=args.concurrent,
         metric=METRIC,
-        max_epochs=search.loop.num_epochs,
-        steps_per_epoch=math.ceil(rows / search.loop.batch_size),
+        max_epochs=search.base.loop.num_epochs,
+        steps_per_epoch=math.ceil(rows / search.base.loop.batch_size),
     )
 
 
@@ -225,7 +219,7 @@ def conclude(
     default = _default_trial(finished, search, out / "models")
     ranked = sorted({t.trial_id: t for t in [*finished, default]}.values(), key=_loss)
     best = ranked[0]
-    log = open_encoded(search.encoded_dir, "test")
+    log = open_encoded(search.base.inputs.encoded_dir, "test")
     best_side, default_side = (
         search.judge(out / "models" / t.trial_id, log) for t in (best, default)
     )

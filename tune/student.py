@@ -15,7 +15,6 @@ from cacs_ray.command import run_job
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.models.saved import load_selector
 from cacs_ray.recipes.cycle import Cycle
-from cacs_ray.training.optimizer import LoopConfig
 from cacs_ray.training.stage import Stage
 from cacs_ray.training.student import StudentConfig, StudentStage
 from tune.judge import Judgement, judge
@@ -42,19 +41,9 @@ class StudentSearch:
     base: StudentStage
 
     @property
-    def encoded_dir(self) -> str:
-        """The encoded log of all trials."""
-        return self.base.inputs.encoded_dir
-
-    @property
     def config(self) -> StudentConfig:
         """What is searched around."""
         return self.base.config
-
-    @property
-    def loop(self) -> LoopConfig:
-        """How long a trial may train."""
-        return self.base.loop
 
     @property
     def space(self) -> Space:

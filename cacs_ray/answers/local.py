@@ -12,7 +12,7 @@ from cacs_ray.answers.table import DecisionOrigin, decisions_table
 from cacs_ray.bundle import Predictor
 from cacs_ray.data.files import atomic_directory, refuse_foreign, write_table
 from cacs_ray.data.reading import joined, list_files, read_whole
-from cacs_ray.decision.candidates import Candidates, Decisions
+from cacs_ray.decision.candidates import Candidates, no_decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.errors import InputError
 from cacs_ray.features.context import Context
@@ -91,7 +91,7 @@ def decide_requests(
     if prepared.requests.num_rows == 0:
         empty = decisions_table(
             prepared,
-            _no_decisions(),
+            no_decisions(),
             predictor.catalogue,
             DecisionOrigin(settings.policy, predictor.bundle_id),
         )
@@ -154,11 +154,6 @@ def read_requests(location: str | Path) -> pa.Table:
     if sum(table.num_rows for table in tables) == 0:
         raise InputError("holds no rows", source=str(location), rule="empty")
     return joined(tables)
-
-
-def _no_decisions() -> Decisions:
-    none, floats = np.zeros(0, np.int32), np.zeros(0)
-    return Decisions(none, floats, floats, floats, floats, none, np.zeros(0, np.int64))
 
 
 def request_blocks(table: pa.Table) -> list[pa.Table]:

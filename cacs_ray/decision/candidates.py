@@ -67,6 +67,12 @@ class Decisions:
     pinned creative has 1, if it is of the list."""
 
 
+def no_decisions() -> Decisions:
+    """Return what is decided about no candidates at all."""
+    rows, floats = np.zeros(0, np.int32), np.zeros(0)
+    return Decisions(rows, floats, floats, floats, floats, rows, np.zeros(0, np.int64))
+
+
 class Scorers(Protocol):
     """What `decide` asks of models; local ones or handles of remote ones."""
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 from markupsafe import Markup
 
 from cacs_ray.data.files import write_bytes
 from cacs_ray.evaluation.figures import lines_plot
+from cacs_ray.evaluation.pages import page_environment
 from cacs_ray.live.plan import ARMS, GREEDY, ORACLE
 from cacs_ray.study.tables import Column, Table, interval_text, markdown
 
@@ -43,13 +43,7 @@ def write_live(live: Branch, out: Path) -> None:
     tables = tables_of(live)
     text = "\n".join(markdown(table) for table in tables)
     write_bytes(out / "live.md", text.encode())
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment(_TEMPLATES)
     page = environment.get_template("live.html").render(
         live=live, tables=tables, plots=_plots(live)
     )

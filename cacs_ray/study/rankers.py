@@ -13,7 +13,7 @@ from cacs_ray.models.embeddings import gather_rows
 from cacs_ray.study.figures import Figures, model_figures, policy_figures
 from cacs_ray.study.kept import kept
 from cacs_ray.study.plan import Variant
-from cacs_ray.study.scoring import score_lists, selector_scores
+from cacs_ray.study.scoring import ranker_scores, score_lists, selector_scores
 from cacs_ray.study.window import JudgedWindow
 from cacs_ray.training.joint import JointStep, stage_of
 from cacs_ray.training.loop import fit
@@ -100,12 +100,6 @@ def _scores(step: Step, batch: Batch) -> tuple[Tensor, Tensor]:
         vectors = step.student.selector.creative_vectors(batch.creatives)
         step = step.ranker
     assert isinstance(step, RankerStep)
-    ranker = step.ranker
     if step.catalogue_vectors is not None:
         vectors = gather_rows(step.catalogue_vectors, batch.catalogue_rows)
-    scores = ranker.combine(
-        ranker.encode_context(batch.context),
-        ranker.encode_creatives(batch.creatives, vectors),
-        batch.creative_index,
-    )
-    return scores, ranker.position(batch.slot)
+    return ranker_scores(step.ranker, batch, vectors)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cacs_ray.features.batch import Batch, EncodedLog
+from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.selector import Selector
 
 _BLOCK = 8192
@@ -47,3 +48,22 @@ def selector_scores(selector: Selector, batch: Batch) -> tuple[Tensor, Tensor]:
         batch.creative_index,
     )
     return scores, selector.click_offset(batch.context) + selector.position(batch.slot)
+
+
+def ranker_scores(
+    ranker: Ranker, batch: Batch, creative_vectors: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return a batch's logits and their position's, as `score_lists` asks for them.
+
+    Args:
+        ranker: in evaluation mode.
+        batch: B impressions with K distinct creatives.
+        creative_vectors: float32 [K, D], the selector's vectors of these creatives;
+            None for a ranker that reads none.
+    """
+    scores = ranker.combine(
+        ranker.encode_context(batch.context),
+        ranker.encode_creatives(batch.creatives, creative_vectors),
+        batch.creative_index,
+    )
+    return scores, ranker.position(batch.slot)
