@@ -219,12 +219,9 @@ class Predictor:
         users = self.selector.user_vectors(context.request)
         if len(users) > 1:  # one row serves every ad: one request, or no user field
             users = users[context.request_index]
-        scores = self.selector.score(
-            users,
-            self.creative_vectors,
-            as_index(lists),
-        )
-        return scores.numpy()
+        return self.selector.score(
+            users, self.creative_vectors, as_index(lists)
+        ).numpy()
 
     def teacher_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
         """Score every creative of every list with the teacher: float32 [A, C]."""
@@ -327,17 +324,9 @@ class Predictor:
         scores = []
         for start in range(0, len(context), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            distinct, index = np.unique(
-                np.append(0, lists[rows].ravel()), return_inverse=True
-            )
-            index = index[1:].reshape(lists[rows].shape)
-            parts = (
-                self.ranker_parts[as_index(distinct)]
-                if model is self.ranker
-                else self._creative_parts(model, distinct)
-            )
+            parts, index = self._listed_parts(model, lists[rows])
             if typical is not None:
-                own = len(distinct) + np.arange(len(index))[:, None]
+                own = len(parts) + np.arange(len(index))[:, None]
                 index = np.where(lists[rows] == 0, own, index)
                 parts = torch.cat([parts, typical[as_index(context.ad_row[rows])]])
             part = (
@@ -352,6 +341,18 @@ class Predictor:
         if not scores:
             return np.zeros(lists.shape, np.float32)
         return np.concatenate(scores)
+
+    def _listed_parts(
+        self, model: Ranker, lists: np.ndarray
+    ) -> tuple[Tensor, np.ndarray]:
+        """Return parts [k, W] of some creatives, the first blank, and lists of them."""
+        if model is self.ranker and lists.all():
+            return self.ranker_parts, lists
+        distinct, index = np.unique(np.append(0, lists.ravel()), return_inverse=True)
+        index = index[1:].reshape(lists.shape)
+        if model is self.ranker:
+            return self.ranker_parts[as_index(distinct)], index
+        return self._creative_parts(model, distinct), index
 
     @torch.inference_mode()
     def _creative_parts(self, model: Ranker, creative_rows: np.ndarray) -> Tensor:

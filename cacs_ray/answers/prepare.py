@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from cacs_ray.data.casting import CastTable, cast_table
 from cacs_ray.data.declaration import KIND_TYPES, LayoutColumn
 from cacs_ray.decision.candidates import Candidates
-from cacs_ray.decision.controls import ControlRows
+from cacs_ray.decision.controls import ControlRows, left_aligned
 from cacs_ray.errors import InputError
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
@@ -84,14 +84,14 @@ def prepare_requests(
         pinned = np.where(may, theirs, pinned)
     kept = _by_request(table, np.flatnonzero(rules == ""))
     rejected = np.flatnonzero(rules != "")
-    accepted = table.take(kept)
+    accepted = _take(table, kept)
     return PreparedRequests(
         requests=accepted,
         candidates=_capped(
             _candidates(accepted, lists[kept], pinned[kept]), ad_rows[kept], controls
         ),
         ad_rows=ad_rows[kept],
-        rejects=requests.take(rejected).append_column(
+        rejects=_take(requests, rejected).append_column(
             Column.RULE, pa.array(rules[rejected].tolist(), pa.string())
         ),
     )
@@ -140,14 +140,15 @@ def _not_positive(column: pa.ChunkedArray) -> np.ndarray:
 
 def _is_repeated(table: pa.Table) -> np.ndarray:
     # On codes: one request has a few ads, and a query engine takes milliseconds.
-    codes = [
+    request, ad = (
         table[name]
         .combine_chunks()
         .dictionary_encode(null_encoding="encode")
         .indices.to_numpy()
+        .astype(np.int64)
         for name in (Column.REQUEST_ID, Column.AD_ID)
-    ]
-    _, first = np.unique(np.stack(codes), axis=1, return_index=True)
+    )
+    _, first = np.unique(request * table.num_rows + ad, return_index=True)
     is_repeated = np.ones(table.num_rows, bool)
     is_repeated[first] = False
     return is_repeated
@@ -161,24 +162,23 @@ def _restrict(
     rules: np.ndarray,
 ) -> np.ndarray:
     """Keep of each list what `creative_ids` asks for, where it asks."""
-    given = table[Column.CREATIVE_IDS]
-    asked = np.flatnonzero(given.is_valid().to_numpy())
-    if len(asked) == 0:
+    given = table[Column.CREATIVE_IDS].combine_chunks()
+    if given.null_count == len(given):
         return lists
-    lists = lists.copy()
-    for row, ids in zip(asked, given.take(asked).to_pylist(), strict=True):
-        wanted = catalogue.creative_row(ids)
-        if rules[row] == "" and (wanted == 0).any():
-            rules[row] = "unknown_creative"
-        elif (
-            rules[row] == ""
-            and (catalogue.creative_ad_row[wanted] != ad_rows[row]).any()
-        ):
-            rules[row] = "creative_of_other_ad"
-        held = lists[row][np.isin(lists[row], wanted) & (lists[row] > 0)]
-        lists[row] = 0
-        lists[row, : len(held)] = held
-    return lists
+    is_asked = given.is_valid().to_numpy(zero_copy_only=False)
+    wanted = catalogue.creative_row(given.flatten().to_pylist())
+    lengths = pc.list_value_length(given).fill_null(0).to_numpy()
+    asking = np.repeat(np.arange(len(lists)), lengths)
+    unknown = np.bincount(asking[wanted == 0], minlength=len(lists)) > 0
+    is_other = catalogue.creative_ad_row[wanted] != ad_rows[asking]
+    other = np.bincount(asking[is_other], minlength=len(lists)) > 0
+    _mark(rules, unknown, "unknown_creative")
+    _mark(rules, other, "creative_of_other_ad")
+    # One number for each pair of row and creative, so that all rows are one look-up.
+    size = len(catalogue.creative_ids)
+    held = np.arange(len(lists))[:, None] * size + lists
+    is_kept = (lists > 0) & (np.isin(held, asking * size + wanted) | ~is_asked[:, None])
+    return left_aligned(lists, is_kept)
 
 
 def _pins(
@@ -190,6 +190,8 @@ def _pins(
 ) -> np.ndarray:
     """Return the pinned creative of each row, 0 = none; a pin must be live."""
     column = table[Column.PINNED_CREATIVE_ID]
+    if column.null_count == len(column):
+        return np.zeros(len(column), np.int32)
     asked = column.is_valid().to_numpy()
     pinned = catalogue.creative_row(column.to_pylist())
     _mark(rules, asked & (pinned == 0), "unknown_creative")
@@ -204,6 +206,13 @@ def _by_request(table: pa.Table, rows: np.ndarray) -> np.ndarray:
     """Order rows by request, requests by first appearance, ads as given."""
     ids = table[Column.REQUEST_ID].take(rows).combine_chunks().dictionary_encode()
     return rows[np.argsort(ids.indices.to_numpy(), kind="stable")]
+
+
+def _take(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Return some rows; all of them in order, or none, are no work."""
+    if len(rows) == 0 or np.array_equal(rows, np.arange(table.num_rows)):
+        return table.slice(0, len(rows))
+    return table.take(rows)
 
 
 def _capped(

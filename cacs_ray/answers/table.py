@@ -35,18 +35,17 @@ def decisions_table(
     requests, candidates = prepared.requests, prepared.candidates
     num_rows = requests.num_rows
     is_shown = decisions.slot >= 0
-    creative_ids = catalogue.creative_id_array
-    lengths = candidates.mask.sum(1)
+    creative_ids, mask = catalogue.creative_id_array, candidates.mask
+    ends = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.int32)
     candidate_ids = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()),
-        pa.array(creative_ids[candidates.creative_lists[candidates.mask]], pa.string()),
+        pa.array(ends), creative_ids.take(pa.array(candidates.creative_lists[mask]))
     )
     columns = {
         Column.REQUEST_ID: requests[Column.REQUEST_ID],
         Column.REQUEST_TS: requests[Column.REQUEST_TS],
         Column.USER_ID: requests[Column.USER_ID],
         Column.AD_ID: requests[Column.AD_ID],
-        Column.CREATIVE_ID: creative_ids[decisions.creative_row].tolist(),
+        Column.CREATIVE_ID: creative_ids.take(pa.array(decisions.creative_row)),
         Column.CANDIDATE_CREATIVE_IDS: candidate_ids,
         Column.PROPENSITY: decisions.propensity,
         Column.SELECTOR_SCORE: pa.array(decisions.selector_score, from_pandas=True),
@@ -57,11 +56,11 @@ def decisions_table(
         Column.PRICE_MICROS: pa.array(
             decisions.price_micros, pa.int64(), mask=~is_shown
         ),
-        Column.POLICY: [origin.policy] * num_rows,
-        Column.RELEASE: [origin.release] * num_rows,
-        Column.IS_FALLBACK: [origin.is_fallback] * num_rows,
-        Column.FALLBACK_REASON: pa.array(
-            [origin.fallback_reason] * num_rows, pa.string()
+        Column.POLICY: pa.repeat(origin.policy, num_rows),
+        Column.RELEASE: pa.repeat(origin.release, num_rows),
+        Column.IS_FALLBACK: pa.repeat(origin.is_fallback, num_rows),
+        Column.FALLBACK_REASON: pa.repeat(
+            pa.scalar(origin.fallback_reason, pa.string()), num_rows
         ),
     }
     table = pa.table([columns[field.name] for field in DECISIONS], schema=DECISIONS)

@@ -55,11 +55,12 @@ def cast_table(raw: pa.Table, layout: Sequence[LayoutColumn]) -> CastTable:
         if column.source in raw.column_names:
             before = _without_nan(_plain(raw[column.source]), column)
             after = cast_column(before, column.type, unit=column.unit)
-            wrong |= _mask(pc.and_(after.is_null(), before.is_valid()))
+            if after.null_count:
+                wrong |= _mask(pc.and_(after.is_null(), before.is_valid()))
             after = _without_nan(after, column)
         else:
             before = after = pa.nulls(raw.num_rows, column.type or pa.string())
-        if column.is_required:
+        if column.is_required and before.null_count:
             missing |= _mask(before.is_null())
         columns.append(after)
         fields.append(pa.field(column.name, after.type))
@@ -81,10 +82,10 @@ def cast_column(
     if target is None:
         is_bytes = pa.types.is_binary(values.type)
         return values if is_bytes else _to_string(values)
-    if pa.types.is_timestamp(target):
-        return _to_timestamp(values, unit)
     if values.type == target:
         return values
+    if pa.types.is_timestamp(target):
+        return _to_timestamp(values, unit)
     return _caster(target)(values, target)
 
 

@@ -95,11 +95,22 @@ class ControlRows:
         now = ts_us[:, None]
         is_allowed = (lists > 0) & (self.from_us[lists] <= now)
         is_allowed &= now < self.until_us[lists]
-        order = np.argsort(~is_allowed, axis=1, kind="stable")
-        kept: np.ndarray = np.take_along_axis(
-            np.where(is_allowed, lists, 0), order, axis=1
-        )
-        return kept
+        return left_aligned(lists, is_allowed)
+
+
+def left_aligned(lists: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
+    """Return of each list what is kept, in its order, then zeros.
+
+    Args:
+        lists: int32 [A, C].
+        is_kept: bool [A, C].
+
+    >>> left_aligned(np.array([[7, 8, 9]]), np.array([[False, True, True]]))
+    array([[8, 9, 0]])
+    """
+    order = np.argsort(~is_kept, axis=1, kind="stable")
+    aligned: np.ndarray = np.take_along_axis(np.where(is_kept, lists, 0), order, axis=1)
+    return aligned
 
 
 def control_rows(

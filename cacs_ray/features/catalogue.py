@@ -81,9 +81,9 @@ class Catalogue:
         )
 
     @cached_property
-    def creative_id_array(self) -> np.ndarray:
-        """The creative ids as an object array, to be gathered by row: [K + 1]."""
-        return np.array(self.creative_ids, dtype=object)
+    def creative_id_array(self) -> pa.Array:
+        """The creative ids as an Arrow array, to be gathered by row: [K + 1]."""
+        return pa.array(self.creative_ids, pa.string())
 
     @cached_property
     def _ad_index(self) -> dict[str | None, int]:

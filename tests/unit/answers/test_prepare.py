@@ -75,6 +75,19 @@ def test_a_restriction_and_a_pin_are_kept():
     assert prepared.candidates.pinned.tolist() == [2]
 
 
+def test_a_restriction_is_that_of_its_own_row():
+    """Whoever else asks for the ad gets all of it."""
+    asked = rows(
+        {"creative_ids": ["wool"]},
+        {"request_id": "r2"},
+        {"request_id": "r3", "creative_ids": ["wool", "felt"]},
+        {"request_id": "r4", "creative_ids": ["wool", "silk"]},
+    )
+    prepared = prepare_requests(SHOP, asked)
+    assert prepared.candidates.creative_lists.tolist() == [[2, 0], [1, 2], [1, 2]]
+    assert prepared.rejects["rule"].to_pylist() == ["unknown_creative"]
+
+
 def test_rows_of_one_request_come_together():
     asked = rows(
         {},
