@@ -1,8 +1,10 @@
 """The logs of the service: decisions and clicks to Parquet, beside the request.
 
-A thread turns what was decided into rows of the contract and writes them in files
-that are whole or not there. What does not fit into the buffer is dropped and
-counted, never silently and never half a request.
+What was decided becomes rows of the contract at once, a little work with each
+request; a thread writes them in files that are whole or not there. Were it to make
+the rows too, it would hold up every request that is answered meanwhile. What does
+not fit into the buffer is dropped and counted, never silently and never half a
+request.
 """
 
 import logging
@@ -37,7 +39,7 @@ class LogLimits(Config):
 
 
 class Rows(Protocol):
-    """Rows of a table that is made when it is written, not when it is asked for."""
+    """Rows of a table that is made if there is room for it."""
 
     def __len__(self) -> int: ...
 
@@ -67,7 +69,7 @@ class RowLog:
         self._limits = limits or LogLimits()
         self._token = uuid.uuid4().hex[:8]
         self._num_files = 0
-        self._waiting: list[Rows] = []
+        self._waiting: list[pa.Table] = []
         self._oldest_s: float | None = None
         """When the oldest waiting row came, by the monotonic clock."""
         counts.lag_s.set_function(self._lag_s)
@@ -84,10 +86,11 @@ class RowLog:
         """Take one request's decisions; False when they were dropped (and counted)."""
         with self._wake:
             full = self._num_waiting + len(rows) > self._limits.max_rows
-            if full or self._is_closed:
+            table = None if full or self._is_closed else self._table(rows)
+            if table is None:
                 self._counts.dropped.inc(len(rows))
                 return False
-            self._waiting.append(rows)
+            self._waiting.append(table)
             if self._oldest_s is None:
                 self._oldest_s = time.monotonic()
             self._num_waiting += len(rows)
@@ -102,8 +105,8 @@ class RowLog:
             with self._wake:
                 batch, self._waiting = self._waiting, []
                 began_s, self._oldest_s = self._oldest_s, None
-            for rows, tables in self._by_schema(batch):
-                self._flush_file(rows, tables, began_s)
+            for tables in _by_schema(batch):
+                self._flush_file(tables, began_s)
 
     def close(self) -> None:
         """Write the rest and stop; what cannot be written now counts as dropped."""
@@ -125,9 +128,17 @@ class RowLog:
         began_s = self._oldest_s
         return 0.0 if began_s is None else time.monotonic() - began_s
 
-    def _leave(self, batch: list[Rows], counter: Counter) -> None:
+    def _table(self, rows: Rows) -> pa.Table | None:
+        try:
+            return rows.table()
+        except Exception:
+            # A fault here must not cost the answer.
+            _logger.exception("%s log: rows that make no table", self._name)
+            return None
+
+    def _leave(self, batch: list[pa.Table], counter: Counter) -> None:
         """Count decisions that wait no longer."""
-        num_rows = sum(len(rows) for rows in batch)
+        num_rows = sum(table.num_rows for table in batch)
         with self._wake:
             self._num_waiting -= num_rows
             self._counts.waiting.set(self._num_waiting)
@@ -142,39 +153,19 @@ class RowLog:
                     return
             self.flush()
 
-    def _by_schema(
-        self, batch: list[Rows]
-    ) -> Iterable[tuple[list[Rows], list[pa.Table]]]:
-        """Sort what waits by its columns: those of two releases may differ in kind."""
-        parts: dict[pa.Schema, tuple[list[Rows], list[pa.Table]]] = {}
-        for rows in batch:
-            try:
-                table = rows.table()
-            except Exception:
-                # Rows that make no table today do not tomorrow either.
-                _logger.exception("%s log: rows that make no table", self._name)
-                self._leave([rows], self._counts.dropped)
-                continue
-            alike = parts.setdefault(table.schema, ([], []))
-            alike[0].append(rows)
-            alike[1].append(table)
-        return parts.values()
-
-    def _flush_file(
-        self, rows: list[Rows], tables: list[pa.Table], began_s: float | None
-    ) -> None:
+    def _flush_file(self, tables: list[pa.Table], began_s: float | None) -> None:
         try:
             self._write(pa.concat_tables(tables).combine_chunks())
         except OSError as error:
             _logger.warning("%s log not written, will retry: %s", self._name, error)
             with self._wake:
-                self._waiting = rows + self._waiting
+                self._waiting = tables + self._waiting
                 self._oldest_s = began_s
         except pa.ArrowException:
             _logger.exception("%s log: rows that fit no table", self._name)
-            self._leave(rows, self._counts.dropped)
+            self._leave(tables, self._counts.dropped)
         else:
-            self._leave(rows, self._counts.logged)
+            self._leave(tables, self._counts.logged)
 
     def _write(self, table: pa.Table) -> None:
         day = datetime.now(UTC).strftime("%Y%m%d")
@@ -183,6 +174,14 @@ class RowLog:
         )
         write_table(self._directory / name, table)
         self._num_files += 1
+
+
+def _by_schema(batch: list[pa.Table]) -> Iterable[list[pa.Table]]:
+    """Sort what waits by its columns: those of two releases may differ in kind."""
+    parts: dict[pa.Schema, list[pa.Table]] = {}
+    for table in batch:
+        parts.setdefault(table.schema, []).append(table)
+    return parts.values()
 
 
 class ClickLog(RowLog):
