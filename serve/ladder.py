@@ -10,6 +10,7 @@ Only scores are replaced: choice, exploration and auction go on as always.
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -73,7 +74,7 @@ class RemoteScorers:
     """`<stage>_<how>`, in the order of failing."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time in each stage."""
-    opening: "asyncio.Task[StageAnswer] | None" = None
+    opening: "asyncio.Future[StageAnswer] | None" = None
     """The ranker's work that no choice changes, while the selector chooses."""
 
     def begin(self, policy: PolicyName) -> None:
@@ -82,7 +83,7 @@ class RemoteScorers:
         if open_page is None or policy not in _CHOOSES_FIRST:
             return
         nothing = np.zeros(0, np.int32)
-        self.opening = asyncio.create_task(self._call(open_page, nothing))
+        self.opening = self._call(open_page, nothing)
 
     def end(self) -> None:
         """Stop what was begun and is not needed: the client left, or a stage failed."""
@@ -140,20 +141,24 @@ class RemoteScorers:
         self, stage: str, asked: RemoteMethod, creatives: np.ndarray
     ) -> np.ndarray | None:
         """Return a stage's scores, or None and why it has none."""
-        started = perf_counter()
-        left_s = self.question.deadline_s - asyncio.get_running_loop().time()
-        task = asyncio.create_task(self._call(asked, creatives))
+        started, most_s = perf_counter(), self._stage_s()
+        if most_s == 0:
+            # Its time went by in the queue: a stage that is asked too costs others'.
+            self.failures.append(f"{stage}_late")
+            return None
+        answer = self._call(asked, creatives)
         try:
-            await asyncio.wait({task}, timeout=max(0.0, STAGE_SHARE * left_s))
+            if not answer.done():
+                await asyncio.wait({answer}, timeout=most_s)
         finally:
             # Nothing that is past its deadline, or whose client left, keeps running.
-            task.cancel()
+            answer.cancel()
             self.seconds[stage] = perf_counter() - started
-        failure = _failure(task, self.question.release)
+        failure = _failure(answer, self.question.release)
         if failure is not None:
             self.failures.append(f"{stage}_{failure}")
             return None
-        return task.result().scores
+        return answer.result().scores
 
     async def _opened(self) -> None:
         """Wait for the page to be opened, as long as a stage may take at all.
@@ -163,27 +168,40 @@ class RemoteScorers:
         task, self.opening = self.opening, None
         if task is None:
             return
-        left_s = self.question.deadline_s - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait({task}, timeout=max(0.0, STAGE_SHARE * left_s))
+            await asyncio.wait({task}, timeout=self._stage_s())
         finally:
             task.cancel()
         if task.done() and not task.cancelled():
             task.exception()
 
-    async def _call(self, asked: RemoteMethod, creatives: np.ndarray) -> StageAnswer:
+    def _stage_s(self) -> float:
+        """Return how long a stage may take that is asked now."""
+        left_s = self.question.deadline_s - asyncio.get_running_loop().time()
+        return max(0.0, STAGE_SHARE * left_s)
+
+    def _call(
+        self, asked: RemoteMethod, creatives: np.ndarray
+    ) -> "asyncio.Future[StageAnswer]":
         answer = asked.remote(self.question.release, self.question.page, creatives)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            # A handle's answer goes on in its replica unless it is told to stop.
-            cancel = getattr(answer, "cancel", None)
-            if cancel is not None:
-                cancel()
-            raise
+        # A task of its own costs a turn of the event loop: not for what is there.
+        if isinstance(answer, asyncio.Future):
+            return answer
+        return asyncio.create_task(_of_handle(answer))
 
 
-def _failure(task: "asyncio.Task[StageAnswer]", release: str) -> str | None:
+async def _of_handle(answer: Awaitable[StageAnswer]) -> StageAnswer:
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        # A handle's answer goes on in its replica unless it is told to stop.
+        cancel = getattr(answer, "cancel", None)
+        if cancel is not None:
+            cancel()
+        raise
+
+
+def _failure(task: "asyncio.Future[StageAnswer]", release: str) -> str | None:
     """Return in one word why a call gave no scores, or None."""
     if not task.done() or task.cancelled():
         return "late"

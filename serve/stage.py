@@ -7,8 +7,10 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,13 @@ from serve.release import PageView, request_columns, requests_table
 
 # Pages that a replica remembers: those in flight, with room to spare.
 _PAGES_KEPT = 128
+
+_STAGE_THREADS = 4
+
+# An answer takes a few milliseconds; a stage that takes this long is in trouble.
+_PATIENCE_S = 0.01
+# After that the event loop does not stand still for this stage for a while.
+_IMPATIENT_S = 0.25
 
 
 class StagePredictor(Protocol):
@@ -103,19 +112,50 @@ class Stages:
     where that does not pay."""
 
 
-@dataclass(frozen=True, slots=True)
 class InProcess:
-    """A stage's method in this process, in the manner of a handle's."""
+    """A stage's method in this process, in the manner of a handle's.
 
-    method: Callable[[str, PageView, np.ndarray], StageAnswer]
+    It runs in a thread, so that a deadline can pass meanwhile. But two threads that
+    both want the interpreter slow each other down to half: so the event loop stands
+    still for a moment, and goes on beside the stage only when that takes longer.
+    """
+
+    def __init__(
+        self,
+        method: Callable[[str, PageView, np.ndarray], StageAnswer],
+        *,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        """Wrap a method.
+
+        Args:
+            method: what to run.
+            patience_s: so long the event loop stands still for one answer.
+        """
+        self._method = method
+        self._patience_s = patience_s
+        # Its own: a stage that hangs takes no threads from the others.
+        self._threads = ThreadPoolExecutor(_STAGE_THREADS, method.__name__)
+        self._waits_from_s = 0.0
 
     def remote(
         self, release: str, page: PageView, creatives: np.ndarray
-    ) -> Awaitable[StageAnswer]:
-        """Run beside the event loop, so that a deadline can pass meanwhile."""
-        return asyncio.ensure_future(
-            asyncio.to_thread(self.method, release, page, creatives)
-        )
+    ) -> "asyncio.Future[StageAnswer]":
+        """Run; the answer is there at once unless the stage is slow."""
+        asked = self._threads.submit(self._method, release, page, creatives)
+        if monotonic() >= self._waits_from_s:
+            wait((asked,), self._patience_s)
+            if not asked.done():
+                self._waits_from_s = monotonic() + _IMPATIENT_S
+        if not asked.done():
+            return asyncio.wrap_future(asked)
+        answer = asyncio.get_running_loop().create_future()
+        error = asked.exception()
+        if error is None:
+            answer.set_result(asked.result())
+        else:
+            answer.set_exception(error)
+        return answer
 
 
 class StageRelease:
