@@ -1,7 +1,10 @@
 """Shedding: what cannot be answered soon is refused at once."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,20 +29,25 @@ class Places:
     A queue before the gateway would let requests wait past their deadline, which
     begins in it; and Ray Serve's own queue tries a busy replica again only after
     pauses that grow to half a second.
+
+    Those that have a place begin one by one, and the event loop looks at what has
+    come in between: else what arrives while an answer is computed is computed too,
+    one after the other, before anybody can be refused.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_full(self) -> bool:
         """Whether one more would be refused."""
         return self._taken >= self.most
 
-    @contextmanager
-    def take(self, metrics: Metrics) -> Iterator[None]:
-        """Hold a place.
+    @asynccontextmanager
+    async def take(self, metrics: Metrics) -> AsyncIterator[float]:
+        """Hold a place from when it is one's turn; yields the seconds until then.
 
         Raises:
             RefusalError: there is none; with status 503.
@@ -48,10 +56,30 @@ class Places:
             metrics.shed.inc()
             raise RefusalError(BUSY, _FULL)
         self._taken += 1
+        came_s = perf_counter()
         try:
-            yield
+            await self._turn()
+            yield perf_counter() - came_s
         finally:
             self._taken -= 1
+
+    def _turn(self) -> "asyncio.Future[None]":
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._next)
+        self._waiting.append(turn)
+        return turn
+
+    def _next(self) -> None:
+        """Let the first begin that still waits; the next one in the next round."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
 
 
 class Admit:

@@ -52,7 +52,15 @@ async def read_model(request: Request, model: type[Model]) -> Model:
         RefusalError: it is too large, too slow, of another type, or breaks its
             schema.
     """
-    body = await _read_body(request)
+    return parse_model(await read_body(request), model)
+
+
+def parse_model(body: bytes, model: type[Model]) -> Model:
+    """Parse a JSON body.
+
+    Raises:
+        RefusalError: it breaks its schema.
+    """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -61,7 +69,12 @@ async def read_model(request: Request, model: type[Model]) -> Model:
         ) from error
 
 
-async def _read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Read a JSON body.
+
+    Raises:
+        RefusalError: it is too large, too slow or of another type.
+    """
     content_type = request.headers.get("content-type", JSON)
     if content_type.split(";")[0].strip().lower() != JSON:
         raise RefusalError(415, f"the body must be {JSON}")

@@ -66,6 +66,8 @@ class Question:
 
     budget_s: float | None = None
     """Time to answer in; the gateway's own when None."""
+    waited_s: float = 0.0
+    """What of it has gone by before the gateway was asked."""
     order: PolicyName | None = None
     """Policy in place of the configured one."""
     release: str | None = None
@@ -218,7 +220,7 @@ class Gateway:
 
     async def _decide(self, request: DecideRequest, question: Question) -> Decided:
         started = perf_counter()
-        budget_s = question.budget_s or self._rules.budget_s
+        budget_s = (question.budget_s or self._rules.budget_s) - question.waited_s
         deadline_s = asyncio.get_running_loop().time() + budget_s
         served, settings, missing = self._answering(request, question)
         page = _page(served.release, request, f"{self._token}-{next(self._tokens)}")
@@ -234,9 +236,12 @@ class Gateway:
                 served.release.bundle_id, _narrowed(page, candidates), deadline_s
             ),
         )
-        scorers.seconds["prepare"] = perf_counter() - started
+        scorers.seconds |= {
+            "queue": question.waited_s,
+            "prepare": perf_counter() - started,
+        }
         decisions = await _choose(candidates, scorers, settings)
-        scorers.seconds["total"] = perf_counter() - started
+        scorers.seconds["total"] = perf_counter() - started + question.waited_s
         failures = [missing, *scorers.failures] if missing else scorers.failures
         reason = ",".join(failures) or None
         return Decided(

@@ -29,6 +29,8 @@ from serve.body import (
     JSON,
     RefusalError,
     body_schema,
+    parse_model,
+    read_body,
     read_model,
     refuse,
     refuse_parameters,
@@ -99,12 +101,13 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
         ] = None,
     ) -> Response:
         """Choose a creative for every candidate ad, then the ads for the slots."""
-        asked = await read_model(request, DecideRequest)
+        body = await read_body(request)
         budget_s = None if x_request_timeout_ms is None else x_request_timeout_ms / 1e3
         try:
-            with gateway.places.take(gateway.metrics):
+            async with gateway.places.take(gateway.metrics) as waited_s:
                 decided = await gateway.decide(
-                    asked, Question(budget_s=budget_s, order=order)
+                    parse_model(body, DecideRequest),
+                    Question(budget_s=budget_s, order=order, waited_s=waited_s),
                 )
         except InputError as error:
             raise RefusalError.of(error) from error
@@ -141,12 +144,13 @@ def _add_preview(http: FastAPI, gateway: Gateway) -> None:
         x_request_timeout_ms: Annotated[int, Header(ge=1, le=10_000)] = 2_000,
     ) -> Response:
         """Say what would be decided and why; nothing is logged or counted."""
-        asked = await read_model(request, DecideRequest)
+        body = await read_body(request)
         question = Question(
             budget_s=x_request_timeout_ms / 1e3, order=order, release=release
         )
         try:
-            with gateway.places.take(gateway.metrics):
+            async with gateway.places.take(gateway.metrics):
+                asked = parse_model(body, DecideRequest)
                 decided = await gateway.preview(asked, question)
         except InputError as error:
             raise RefusalError.of(error) from error

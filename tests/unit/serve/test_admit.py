@@ -5,7 +5,9 @@ import asyncio
 import httpx
 import pytest
 
+from serve.admit import Places
 from serve.http import create_http
+from serve.metrics import Metrics
 
 
 @pytest.fixture
@@ -101,3 +103,38 @@ def test_slow_bodies_keep_nobody_out(busy, page_view):
             return answer
 
     assert asyncio.run(run()).status_code == 200
+
+
+def test_what_comes_together_is_refused_even_if_no_answer_takes_a_turn(
+    make_service, page_view
+):
+    """Answers that are computed without a pause would else all be computed."""
+    service = make_service(rules={"max_in_flight": 2})
+    service.selector.is_at_once = service.ranker.is_at_once = True
+
+    async def run():
+        transport = httpx.ASGITransport(create_http(service.gateway))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://serve"
+        ) as client:
+            asked = [client.post("/v1/decide", json=page_view) for _ in range(12)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert sorted(asyncio.run(run())) == [200] * 2 + [503] * 10
+
+
+def test_a_client_that_leaves_the_queue_lets_the_next_one_begin():
+    async def run():
+        places, metrics = Places(3), Metrics()
+
+        async def answer():
+            async with places.take(metrics):
+                return "answered"
+
+        tasks = [asyncio.create_task(answer()) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        return [type(one).__name__ for one in answers], places.is_full
+
+    assert asyncio.run(run()) == (["CancelledError", "str", "str"], False)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serve.api import DecideRequest
+from serve.gateway import Question
 
 
 def test_the_selector_chooses_then_the_ranker_prices_then_the_auction_runs(
@@ -298,6 +299,18 @@ def test_a_request_without_a_time_is_asked_now(make_service, page_view):
     asyncio.run(service.gateway.decide(DecideRequest.model_validate(page_view)))
 
     assert before <= service.selector.page.request_ts_us / 1e6
+
+
+def test_who_waited_past_the_deadline_asks_no_stage(make_service, page_view):
+    """What a stage would compute for nobody, others wait for."""
+    service = make_service(budget_s=0.05)
+    asked = DecideRequest.model_validate_json(json.dumps(page_view))
+
+    decided = asyncio.run(service.gateway.decide(asked, Question(waited_s=0.06)))
+
+    assert decided.origin.fallback_reason == "selector_late,ranker_late"
+    assert service.selector.num_calls == service.ranker.num_calls == 0
+    assert decided.seconds["queue"] == 0.06 < decided.seconds["total"]
 
 
 def test_a_handles_answer_that_is_late_is_told_to_stop(make_service, page_view):
