@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
@@ -34,19 +35,21 @@ from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
 from serve.display import open_dataset
 from serve.evidence import EvidenceSource
-from serve.follower import Follower, open_registry
+from serve.follower import Champions, Follower, open_registry
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import Holder
 from serve.http import create_http
+from serve.loopback import listen_on_loopback
 from serve.metrics import Metrics
 from serve.page import PageSource
 from serve.ranker import Ranker
 from serve.records import configure_records
-from serve.release import LoadRelease, load_release
+from serve.release import LoadRelease, PageView, load_release
 from serve.selector import Selector
 from serve.stage import (
     InProcess,
     LoadPredictor,
+    StageAnswer,
     StageRelease,
     Stages,
     load_predictor,
@@ -78,6 +81,7 @@ class HttpGateway:
         follower: Handle | None,  # noqa: ARG002 - runs because it is bound here
         *handles: Handle,
     ) -> None:
+        listen_on_loopback()
         args, metrics = wiring.args, Metrics()
         places = FirstPlaces() if args.click_log else None
         configure_records(has_access=args.access_log)
@@ -138,20 +142,66 @@ class HttpGateway:
         )
 
 
-class SelectorReplica(Selector):
-    """A selector that follows the board."""
+class SelectorReplica:
+    """A selector that follows the board, answering one request after the other.
+
+    Its methods are coroutines that never wait: in threads, as Serve runs plain
+    methods, answers that are computed side by side take turns at the interpreter
+    and all of them end late.
+    """
 
     def __init__(self, wiring: Wiring) -> None:
+        listen_on_loopback()
         configure_records()
-        super().__init__(Holder(wiring.board, "selector", _stage_loader(wiring)))
+        self._selector = Selector(
+            Holder(wiring.board, "selector", _stage_loader(wiring))
+        )
+
+    async def selector_scores(
+        self, release: str, page: PageView, lists: np.ndarray
+    ) -> StageAnswer:
+        """Answer as `Selector.selector_scores`."""
+        return self._selector.selector_scores(release, page, lists)
 
 
-class RankerReplica(Ranker):
-    """A ranker that follows the board."""
+class RankerReplica:
+    """A ranker that follows the board, answering as `SelectorReplica` does."""
 
     def __init__(self, wiring: Wiring) -> None:
+        listen_on_loopback()
         configure_records()
-        super().__init__(Holder(wiring.board, "ranker", _stage_loader(wiring)))
+        self._ranker = Ranker(Holder(wiring.board, "ranker", _stage_loader(wiring)))
+
+    async def open_page(
+        self, release: str, page: PageView, creatives: np.ndarray
+    ) -> StageAnswer:
+        """Answer as `Ranker.open_page`."""
+        return self._ranker.open_page(release, page, creatives)
+
+    async def pctr(
+        self, release: str, page: PageView, creative_row: np.ndarray
+    ) -> StageAnswer:
+        """Answer as `Ranker.pctr`."""
+        return self._ranker.pctr(release, page, creative_row)
+
+    async def teacher_scores(
+        self, release: str, page: PageView, lists: np.ndarray
+    ) -> StageAnswer:
+        """Answer as `Ranker.teacher_scores`."""
+        return self._ranker.teacher_scores(release, page, lists)
+
+
+class FollowerReplica(Follower):
+    """A follower in a replica."""
+
+    def __init__(
+        self,
+        board: ReleaseBoard,
+        open_registry: Callable[[], Champions],
+        cache: Path,
+    ) -> None:
+        listen_on_loopback()
+        super().__init__(board, open_registry, cache)
 
 
 def build_app(args: AppArgs) -> Application:
@@ -210,7 +260,7 @@ def compose(wiring: Wiring) -> Application:
     if args.model is not None:
         cache = wiring.board.directory / "bundles"
         registry = partial(open_registry, args.tracking_uri, args.model)
-        follower = _deployment(Follower, "Follower", num_cpus=0)
+        follower = _deployment(FollowerReplica, "Follower", num_cpus=0)
         following = follower.bind(wiring.board, registry, cache)
     handles = []
     if not args.fused:

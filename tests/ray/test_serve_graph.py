@@ -68,6 +68,24 @@ def tiny_loaders():
     return lambda _: Release("r1", catalogue, fields), load_predictor
 
 
+def addresses_of_replicas():
+    """Where the replicas of this graph listen, as bare IPv4 addresses."""
+    import psutil  # comes with Ray, which must be imported before
+
+    replicas = [
+        one
+        for one in psutil.Process().children(recursive=True)
+        if one.name().startswith("ray::ServeRepli")
+    ]
+    assert replicas
+    return {
+        socket.laddr.ip.removeprefix("::ffff:")
+        for replica in replicas
+        for socket in replica.net_connections("tcp")
+        if socket.status == psutil.CONN_LISTEN
+    }
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["composed", "fused"])
 def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
     args = AppArgs(
@@ -83,6 +101,7 @@ def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
         answer = client.post("/v1/decide", json=PAGE_VIEW)
         health = client.get("/healthz")
         metrics = client.get("/metrics")
+    heard = addresses_of_replicas()
     serve.delete("ads")
 
     assert answer.status_code == 200, answer.text
@@ -95,6 +114,8 @@ def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
     assert "selector;dur=" in answer.headers["server-timing"]
     assert health.json() == {"status": "ok", "release": "r1"}
     assert 'cacs_requests_total{status="200"} 2.0' in metrics.text
+    # Ray Serve's own choice would be every address, for pickled calls.
+    assert heard == {"127.0.0.1"}
     # Deleting the graph drains it: what was decided is on disk.
     (file,) = tmp_path.glob("decisions-*.parquet")
     assert pq.read_table(file)["ad_id"].to_pylist() == ["hat", "shoe"]
