@@ -88,6 +88,7 @@ serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR ARGS="
 	  export CACS_ADMIN_TOKEN=$$(python -c 'import secrets; print(secrets.token_hex(16))'); \
 	  echo "CACS_ADMIN_TOKEN=$$CACS_ADMIN_TOKEN"; \
 	fi; \
+	eval "$$(python -m cacs_ray.ingress)"; \
 	exec $(BIN)/serve run --address local serve.app:build_app \
 	  bundle=$(abspath $(BUNDLE)) releases=$(dir $(abspath $(BUNDLE))) \
 	  decision_log=$(abspath $(OUT))/serve/decisions \

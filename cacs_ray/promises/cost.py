@@ -36,25 +36,24 @@ _CLOSED_LOOP_S: Final = 5.0
 _BUDGET: Final = {"budget_ms": 5000, "epsilon": 0.0}
 """Nothing is replaced by a fallback: what is timed is the whole work."""
 
-_FAST: Final = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-_HAPROXY: Final = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+_PLAIN: Final = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
 }
+_FAST: Final = {**_PLAIN, "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+_HAPROXY: Final = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
 _FEW_METRICS: Final = {
     "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "60000",
-    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
 }
 KNOBS: Final[Mapping[str, tuple[bool, Mapping[str, str]]]] = {
-    "composed": (False, {}),
+    "composed": (False, _PLAIN),
     "composed, throughput optimised": (False, _FAST),
     "composed, throughput optimised, HAProxy": (False, _FAST | _HAPROXY),
     "composed, the same, few metrics": (False, _FAST | _HAPROXY | _FEW_METRICS),
-    "fused": (True, {}),
+    "fused": (True, _PLAIN),
     "fused, throughput optimised": (True, _FAST),
-    "fused, HAProxy": (True, _HAPROXY),
+    "fused, HAProxy": (True, _PLAIN | _HAPROXY),
     "fused, throughput optimised, HAProxy": (True, _FAST | _HAPROXY),
     "fused, the same, user code in a thread": (
         True,

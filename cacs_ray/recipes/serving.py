@@ -15,6 +15,7 @@ import yaml
 
 from cacs_ray.cluster import local_environment
 from cacs_ray.data.files import write_bytes
+from cacs_ray.ingress import ingress_environment
 from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
 
 _START_TIMEOUT_S = 180.0
@@ -133,6 +134,7 @@ def _launched(out: Path, environment: Mapping[str, str]) -> subprocess.Popen[byt
             env={
                 **os.environ,
                 **local_environment(),
+                **ingress_environment(),
                 "PYTHONPATH": root,
                 **environment,
             },
