@@ -10,7 +10,9 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 from argparse import (
     Action,
@@ -19,7 +21,7 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import TextIO
@@ -127,7 +129,8 @@ def run_job(
     _set_up_logging()
     try:
         _refuse_out(getattr(args, "out", None))
-        result = body(args)
+        with _stopped_in_order():
+            result = body(args)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return _finish({"status": "error", "error": str(error)}, EXIT_ERROR)
@@ -141,6 +144,22 @@ def run_job(
         text = f"{name}: {' '.join(str(error).split())[:500]}"
         return _finish({"status": "error", "error": text}, EXIT_ERROR)
     return _finish({"status": "ok", **result}, EXIT_OK)
+
+
+@contextlib.contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """Let SIGTERM unwind the body, so that what it has started ends with it."""
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parsed(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:

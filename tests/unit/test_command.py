@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -61,6 +62,20 @@ def test_an_interrupted_or_stopped_job_says_so(capsys, stop):
 
     code, line, _ = end_of(capsys, body)
     assert (code, line["status"]) == (130, "error")
+
+
+def test_sigterm_unwinds_what_a_job_has_begun(capsys):
+    ended = []
+
+    def body(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            ended.append("server")
+
+    code, line, _ = end_of(capsys, body)
+    assert (code, line["error"], ended) == (130, "interrupted", ["server"])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.fixture
