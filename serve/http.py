@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic.json_schema import models_json_schema
 
 from cacs_ray import __version__
@@ -194,7 +194,7 @@ def _add_operations(http: FastAPI, gateway: Gateway) -> None:
             return JSONResponse({"status": "ok", "release": gateway.release.bundle_id})
         return JSONResponse({"status": "failing", "reason": problem}, 503)
 
-    @http.get("/metrics", response_model=None)
+    @http.get("/metrics", response_model=None, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters and latencies of this replica, for Prometheus."""
         return Response(gateway.metrics.page(), media_type="text/plain; version=0.0.4")
