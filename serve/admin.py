@@ -101,8 +101,15 @@ class Admin:
         return state
 
     def state(self, bundle_id: str | None = None) -> ReleaseState:
-        """Return the board as it is, and how it stands with one bundle."""
-        board = self._board.read()
+        """Return the board as it is, and how it stands with one bundle.
+
+        Raises:
+            RefusalError: the board is damaged; the service goes on with what is live.
+        """
+        try:
+            board = self._board.read()
+        except InputError as error:
+            raise RefusalError.of(error, 503) from error
         asked = bundle_id or board.live.bundle_id
         status, reason = _status(board, asked)
         return ReleaseState(

@@ -16,7 +16,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,6 +30,7 @@ from cacs_ray.manifest import read_manifest, verify_bundle
 
 ReplicaKind = Literal["gateway", "selector", "ranker"]
 
+FORGOTTEN_S: Final = 600.0
 ALIVE_S: Final = 5.0
 """A replica that has not touched its file for so long does not hold up a swap."""
 NEXT_S: Final = 300.0
@@ -127,8 +128,9 @@ class ReleaseBoard:
         """Put up the board of a service that starts.
 
         A board that began with the same bundle goes on: what was promoted meanwhile
-        stays live over a restart.
+        stays live over a restart. What replicas of long ago left is removed.
         """
+        self._forget_dead()
         with self._locked():
             kept = self._kept(live)
             if kept is None:
@@ -303,6 +305,13 @@ class ReleaseBoard:
             except (FileNotFoundError, InputError, ValidationError):
                 # It left between the listing and the reading, or is no replica's.
                 continue
+
+    def _forget_dead(self) -> None:
+        """Remove what replicas left that were killed; one that lives says it again."""
+        for path in self._replicas.glob("*.json"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > FORGOTTEN_S:
+                    path.unlink()
 
     def _kept(self, given: Entry) -> Board | None:
         """Return the board of an earlier start with the same bundle, if it is whole."""

@@ -156,3 +156,10 @@ def test_rolling_back_is_one_call(send, board, releases):
     answer = send("POST", "/admin/rollback", headers=TOKEN)
 
     assert answer.json()["live"] == bundle_id(releases / "old")
+
+
+def test_a_damaged_board_is_told_and_no_crash(send, board):
+    (board.directory / "board.json").write_text('{"live": ')
+    answer = send("GET", "/admin/releases", headers=TOKEN)
+    assert answer.status_code == 503
+    assert "board.json" in answer.text

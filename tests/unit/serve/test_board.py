@@ -330,3 +330,18 @@ def test_a_board_that_is_none_is_named(board):
     (board.directory / "board.json").write_text("[]")
     with pytest.raises(InputError, match=r"board\.json"):
         board.read()
+
+
+def test_what_killed_replicas_left_is_removed_when_the_service_starts(
+    board, make_bundle
+):
+    living = Replica(board, "gateway")
+    dead = board.directory / "replicas" / "gateway-dead.json"
+    dead.write_text("{}")
+    os.utime(dead, (0, 0))
+
+    board.begin(entry(make_bundle("other")), KINDS)
+
+    assert not dead.exists()
+    assert len(board.replicas()) == 1
+    living.holder.follow()
