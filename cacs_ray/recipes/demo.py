@@ -12,11 +12,13 @@ import httpx
 import polars as pl
 
 from cacs_ray.data.files import read_json
+from cacs_ray.manifest import read_manifest
 from cacs_ray.recipes.config import run_config
 from cacs_ray.recipes.cycle import run_cycle
 from cacs_ray.recipes.promote import promote_bundle
 from cacs_ray.recipes.serving import serve_graph
 from cacs_ray.recipes.shown import show_answer, show_end, show_policies, show_step
+from cacs_ray.registry import model_name
 from cacs_ray.schema import Column
 from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import market_recipe
@@ -66,13 +68,20 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     cycle = run_cycle(market, out, config, recipe=options.recipe, tracking_uri=uri)
     show_step(3, "The gate compares it with the champion", "MLflow registry")
     verdict = promote_bundle(out / "bundle", tracking_uri=uri)
-    told = {"bundle": cycle["bundle"], "dataset": str(market)}
+    bundle = Path(cycle["bundle"])
+    told = {"bundle": str(bundle), "dataset": str(market)}
+    followed = model_name(read_manifest(bundle))
     show_step(4, "MLflow and the service start", "loopback only")
     with (
         mlflow_server(
             uri, options.out / "mlflow.log", port=options.mlflow_port
         ) as mlflow_url,
-        serve_graph(options.out, options.serve_port, told) as service,
+        serve_graph(
+            options.out,
+            options.serve_port,
+            # What is promoted from now on goes live here.
+            {**told, "model": followed, "tracking_uri": mlflow_url},
+        ) as service,
     ):
         service_url = service.url
         show_step(5, f"{NUM_REQUESTS} requests over HTTP", "the day after the log")
