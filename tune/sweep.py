@@ -22,6 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from cacs_ray.config import Config
 from cacs_ray.tracking.client import Run, Status, Tracker
+from tune.progress import TrialProgress
 
 Values = Mapping[str, float | str]
 """Dotted field name -> value, as `Config.override` takes them."""
@@ -193,7 +194,10 @@ def run_sweep(
         run_config=tune.RunConfig(
             name=_NAME,
             storage_path=str(out),
-            callbacks=[TrialRuns()],
+            callbacks=[
+                TrialRuns(),
+                TrialProgress(settings.metric, settings.num_trials),
+            ],
             failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,
         ),
