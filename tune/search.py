@@ -8,7 +8,6 @@ window, which no trial saw.
 """
 
 import argparse
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -165,14 +164,17 @@ def run_search(
 
 def sweep_settings(args: argparse.Namespace, search: Search) -> SweepSettings:
     """Return how many trials, and for how long each may train."""
-    rows = len(open_encoded(search.base.inputs.encoded_dir, "train"))
+    num_rows = len(open_encoded(search.base.inputs.encoded_dir, "train"))
+    loop = search.base.loop
     return SweepSettings(
         num_trials=args.trials,
         search=args.search,
         num_concurrent=args.concurrent,
         metric=METRIC,
-        max_epochs=search.base.loop.num_epochs,
-        steps_per_epoch=math.ceil(rows / search.base.loop.batch_size),
+        max_epochs=loop.num_epochs,
+        # What a trial really does: a small log is passed over more than once, and
+        # a shorter epoch would stop every trial before it has saved its model.
+        steps_per_epoch=loop.steps_per_epoch(num_rows),
     )
 
 
