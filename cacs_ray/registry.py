@@ -281,9 +281,17 @@ def model_name(manifest: Mapping[str, Any]) -> str:
 
 
 def _lineage(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return a bundle's origin as tags."""
+    """Return a bundle's origin as tags.
+
+    What is nested, like the windows, nobody can read in a tag: it stays with the
+    manifest and the model card.
+    """
     lineage = manifest.get("lineage", {})
-    return {name: str(value)[:_MAX_TAG] for name, value in lineage.items()}
+    return {
+        name: str(value)[:_MAX_TAG]
+        for name, value in lineage.items()
+        if not isinstance(value, Mapping)
+    }
 
 
 def _release(version: "ModelVersion") -> Release:

@@ -26,7 +26,7 @@ from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
 from cacs_ray.recipes.config import RECIPES, run_config
 from cacs_ray.recipes.cycle import Cycle
-from cacs_ray.recipes.record import lasting_key
+from cacs_ray.recipes.record import lasting_key, record_environment
 from cacs_ray.tracking.client import Run, Tracker
 from cacs_ray.training.reporter import PlainReporter, TuneReporter
 from cacs_ray.training.stage import RESULT, Stage, train_here
@@ -145,6 +145,7 @@ def run_search(
                 key=lasting_key(out / "sweep.key"),
             ) as run,
         ):
+            record_environment(run, out)
             cycle.report_to(run)
             search = prepare(cycle)
             settings = sweep_settings(args, search)
