@@ -16,6 +16,7 @@ from cacs_ray.evaluation.checks import Report, at, is_number
 from cacs_ray.evaluation.gate import GateRules
 from cacs_ray.evaluation.report import plain_report, report_environment
 from cacs_ray.evaluation.scored_log import BUCKETS
+from cacs_ray.tracking.views import spaced
 
 CARD: Final = "model_card.md"
 """Its file, beside the report."""
@@ -147,6 +148,7 @@ def version_description(card: str, verdict: str = "", most: int = MOST) -> str:
     text = body.strip() if title.startswith("# ") else card
     if verdict:
         text = f"{verdict}\n\n{text}".rstrip()
+    text = spaced(text)
     if len(text) <= most:
         return text
     rest = "\n\nThe whole card: `model_card.md` among the artifacts of its run."

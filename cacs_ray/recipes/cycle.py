@@ -86,7 +86,8 @@ def run_cycle(  # noqa: PLR0913 - one name for each option of the job
     require_encoders(dataset, config.features)
     root = Path(out).absolute()
     spool = root / "work" / "tracking"
-    name = f"cycle {recipe}: {root.parent.name}/{root.name}"
+    # Tables cut names at the end: what differs comes first.
+    name = f"{root.name}: {recipe} cycle in {root.parent.name}"
     tags = {"stage": "cycle", "recipe": recipe}
     cycle = Cycle(dataset, root, config)
     if warm_start is not None:

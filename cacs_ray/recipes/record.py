@@ -18,15 +18,26 @@ from cacs_ray.evaluation.model_card import (
 from cacs_ray.manifest import read_manifest
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.report import headline_metrics
+from cacs_ray.recipes.stages import WALL
 from cacs_ray.registry import Registry, model_name
-from cacs_ray.tracking.client import NOTE_TAG, Run, Tracker
+from cacs_ray.tracking.client import Run, Tracker
 from cacs_ray.tracking.source import code_tags, environment_lock
+from cacs_ray.tracking.store import ABOUT, NOTE_TAG
+from cacs_ray.tracking.views import LINK, spaced, table_view
 from cacs_ray.training.stage import TrainResult
 
 if TYPE_CHECKING:
     from cacs_ray.recipes.cycle import Cycle
 
 log = logging.getLogger(__name__)
+
+_COLUMNS = tuple(
+    f"test/{name}"
+    for name in ("lift_snips_percent", "sctr_cacs", "sctr_teacher", "auc", "gain_cacs")
+)
+"""Of the table of runs; the last one is known on a simulated market only."""
+
+_ABOUT_RUNS = f"{ABOUT} [Table with figures]({LINK})"
 
 _NOTED = ("random", "popular", "cacs", "teacher")
 
@@ -64,6 +75,7 @@ def record_start(run: Run, config: CycleConfig, work: Path) -> None:
     """
     run.params(config.model_dump())
     record_environment(run, work)
+    run.view("runs", table_view(_COLUMNS), _ABOUT_RUNS, of_experiment=True)
 
 
 def record_environment(run: Run, work: Path) -> None:
@@ -91,7 +103,7 @@ def record_outcome(cycle: "Cycle", tracker: Tracker, recipe: str) -> dict[str, A
     note = outcome_note(read_json(cycle.out / "report.json"))
     card = _card(cycle, recipe, note)
     write_bytes(cycle.out / CARD, card.encode())
-    run.tags({"bundle_id": bundle_id, NOTE_TAG: note})
+    run.tags({"bundle_id": bundle_id, NOTE_TAG: spaced(note)})
     run.metrics(headline_metrics(figures))
     for file in ("report.html", "report.json", CARD):
         run.artifact(cycle.out / file)
@@ -157,10 +169,13 @@ def _group(name: str, *, is_epoch: bool) -> str:
     """Return a metric's name in MLflow.
 
     The mean of an epoch stands apart from single batches, whose curve it would
-    break; what has no group yet is a time.
+    break; what has no group yet is a time. Pages sort groups by name: where the time
+    went comes last.
     """
     if "/" not in name:
-        return f"time/{name}"
+        return f"{WALL}/{name}"
+    if name.startswith("step_ms/"):
+        return f"{WALL}/{name.replace('/', '_')}"
     return name.replace("train/", "train_epoch/") if is_epoch else name
 
 

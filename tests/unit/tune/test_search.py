@@ -9,7 +9,12 @@ from cacs_ray.recipes.config import run_config
 from tests.contracts.sources import ROOT
 from tests.synthetic_log import loop_config
 from tune import ranker, search, student
-from tune.search import default_values, keep_settings, sweep_settings
+from tune.search import (
+    default_values,
+    keep_settings,
+    outcome_note,
+    sweep_settings,
+)
 from tune.sweep import SweepSettings
 
 SEARCHES = {"student": student.SPACE, "ranker": ranker.SPACE}
@@ -67,3 +72,29 @@ def test_an_epoch_of_a_small_log_has_the_steps_of_all_its_passes(monkeypatch):
 
     # 3 steps see every row once; the third pass is the one that makes 7 steps.
     assert (settings.max_epochs, settings.steps_per_epoch) == (3, 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("best", "is_better", "told"),
+    [
+        (0.5, True, "The best trial is better than the recipe"),
+        (0.5, False, "The best trial is not surely better than the recipe"),
+        (0.75, False, "No trial was better on the validation window"),
+    ],
+)
+def test_the_outcome_says_whether_the_best_is_better_for_sure(best, is_better, told):
+    gain = {"value": 0.001, "low": -0.0005, "high": 0.002}
+    note = outcome_note(
+        {
+            "trials": 6,
+            "finished": 4,
+            "failed": 1,
+            "best": {"model.dim": 32, "loop.learning_rate": 0.00123456},
+            "validation/click_loss": {"best": best, "default": 0.75},
+            "test": {"gain_nats": gain, "is_better": is_better},
+        }
+    )
+    assert told in note
+    assert ("1.00 [-0.50, 2.00] millinats" in note) is (best < 0.75)
+    assert "0.001235 |" in note
+    assert "6 trials: 4 trained to their end, 1 failed" in note
