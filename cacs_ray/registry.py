@@ -34,6 +34,7 @@ DEFAULT_MODEL = "creative-selector"
 
 _EXPERIMENT = "releases"
 _DIGEST_TAG = "manifest_sha256"
+_ORIGIN = ("dataset", "dataset_digest", "warm_started_from", "refreshed_from")
 _REPORT = "report.json"
 _MAX_TAG = 4000
 _ABOUT = (
@@ -281,9 +282,13 @@ def model_name(manifest: Mapping[str, Any]) -> str:
 
 
 def _lineage(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return a bundle's origin as tags."""
+    """Return a bundle's origin as tags: data and parent.
+
+    The rest (windows, versions of the code) is in manifest and model card; in a list
+    of versions it would hide what the gate said.
+    """
     lineage = manifest.get("lineage", {})
-    return {name: str(value)[:_MAX_TAG] for name, value in lineage.items()}
+    return {name: str(lineage[name])[:_MAX_TAG] for name in _ORIGIN if name in lineage}
 
 
 def _release(version: "ModelVersion") -> Release:

@@ -1,6 +1,6 @@
 """Put runs side by side: what was set, what came out, is it sure, what did it cost.
 
-python -m jobs.compare 'cycle smoke: out/a' 'cycle smoke: out/b' --out out/compared
+python -m jobs.compare 'a: smoke cycle in out' 'b: smoke cycle in out' --out compared
 python -m jobs.compare 0a1b...e9 5c2d...f7 --tracking-uri http://127.0.0.1:5000
 """
 

@@ -8,7 +8,6 @@ window, which no trial saw.
 """
 
 import argparse
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,14 +26,16 @@ from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
 from cacs_ray.recipes.config import RECIPES, run_config
 from cacs_ray.recipes.cycle import Cycle
-from cacs_ray.recipes.record import lasting_key
-from cacs_ray.tracking.client import Run, Tracker
+from cacs_ray.recipes.record import lasting_key, record_environment
+from cacs_ray.tracking.client import Run, Tracker, flatten
+from cacs_ray.tracking.views import LINK, spaced, trials_view
 from cacs_ray.training.reporter import PlainReporter, TuneReporter
 from cacs_ray.training.stage import RESULT, Stage, train_here
 from tune.judge import Judgement, compare
 from tune.sweep import SweepSettings, TrialRuns, Values, run_sweep, trial_id
 
-METRIC = "validation/click_loss"
+METRIC_NAME = "click_loss"
+METRIC = f"validation/{METRIC_NAME}"
 """Of clicks later than the training window. Unlike the loss that is minimised, it
 means the same for every temperature and weight."""
 
@@ -141,15 +142,17 @@ def run_search(
                 args.tracking_uri, dataset.root.name, out / "tracking"
             ) as tracker,
             tracker.run(
-                f"sweep {name} {out.name}",
+                f"{out.name}: {name} sweep in {out.parent.name}",
                 tags={"stage": "sweep", "model_role": name},
                 key=lasting_key(out / "sweep.key"),
             ) as run,
         ):
+            record_environment(run, out)
             cycle.report_to(run)
             search = prepare(cycle)
             settings = sweep_settings(args, search)
             keep_settings(settings, out)
+            show_trials(run, search, "Under way.")
             run.params({"sweep": settings.model_dump(), "space": _texts(search.space)})
             TrialRuns.report_to(tracker, run)
             results = run_sweep(
@@ -165,14 +168,17 @@ def run_search(
 
 def sweep_settings(args: argparse.Namespace, search: Search) -> SweepSettings:
     """Return how many trials, and for how long each may train."""
-    rows = len(open_encoded(search.base.inputs.encoded_dir, "train"))
+    num_rows = len(open_encoded(search.base.inputs.encoded_dir, "train"))
+    loop = search.base.loop
     return SweepSettings(
         num_trials=args.trials,
         search=args.search,
         num_concurrent=args.concurrent,
         metric=METRIC,
-        max_epochs=search.base.loop.num_epochs,
-        steps_per_epoch=math.ceil(rows / search.base.loop.batch_size),
+        max_epochs=loop.num_epochs,
+        # What a trial really does: a small log is passed over more than once, and
+        # a shorter epoch would stop every trial before it has saved its model.
+        steps_per_epoch=loop.steps_per_epoch(num_rows),
     )
 
 
@@ -223,20 +229,63 @@ def conclude(
     best_side, default_side = (
         search.judge(out / "models" / t.trial_id, log) for t in (best, default)
     )
-    summary: dict[str, object] = {
+    test: Mapping[str, Any] = compare(best_side, default_side, log)
+    summary: dict[str, Any] = {
         "trials": len(results),
         "finished": len(finished),
         "failed": sum(result.error is not None for result in results),
         "best": dict(best.values),
         METRIC: {"best": best.loss, "default": default.loss},
-        "test": compare(best_side, default_side, log),
+        "test": test,
     }
     table = [{"loss": t.loss, **t.values} for t in ranked]
     write_json(out / "sweep.json", {**summary, "leaderboard": table})
-    run.metrics({"summary/best_click_loss": best.loss})
+    run.metrics(
+        {
+            "summary/best_click_loss": best.loss,
+            "summary/default_click_loss": default.loss,
+            "summary/test_gain_nats": test["gain_nats"]["value"],
+        }
+    )
     run.tags({f"best.{name}": value for name, value in best.values.items()})
+    show_trials(run, search, outcome_note(summary))
     run.artifact(out / "sweep.json")
     return summary
+
+
+def show_trials(run: Run, search: Search, note: str) -> None:
+    """Keep a view of the trials with the sweep's run; its note leads there."""
+    view = trials_view([METRIC, f"train_epoch/{METRIC_NAME}"], list(search.space))
+    head, _, rest = note.partition("\n\n")
+    text = f"{head} [Trials: table, parallel coordinates, curves]({LINK})\n\n{rest}"
+    run.view("trials", view, text)
+
+
+def outcome_note(summary: Mapping[str, Any]) -> str:
+    """Say in Markdown what came out of a sweep, sure or not."""
+    gain, loss = summary["test"]["gain_nats"], summary[METRIC]
+    if loss["best"] == loss["default"]:
+        head = "No trial was better on the validation window than the recipe."
+    else:
+        told = "is" if summary["test"]["is_better"] else "is not surely"
+        head = (
+            f"The best trial {told} better than the recipe on the test window, which "
+            f"no trial saw: {1e3 * gain['value']:.2f} [{1e3 * gain['low']:.2f}, "
+            f"{1e3 * gain['high']:.2f}] millinats an impression."
+        )
+    lines = [
+        head,
+        "",
+        f"{summary['trials']} trials: {summary['finished']} trained to their end, "
+        f"{summary['failed']} failed, the others stopped early.",
+        "",
+        "| field | best |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in flatten(summary["best"]).items()),
+        "",
+        "All values: `sweep.json` among the artifacts.",
+    ]
+    return spaced("\n".join(lines))
 
 
 def _default_trial(finished: Sequence[Trial], search: Search, models: Path) -> Trial:

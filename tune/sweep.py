@@ -21,6 +21,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from cacs_ray.config import Config
+from cacs_ray.recipes.record import by_group
 from cacs_ray.tracking.client import Run, Status, Tracker
 from tune.progress import TrialProgress
 
@@ -113,8 +114,13 @@ class TrialRuns(tune.Callback):
         """Log what the training itself measured."""
         run = self._runs.get(trial.trial_id)
         if run is not None:
-            numbers = {k: v for k, v in result.items() if "/" in k and _is_number(v)}
-            run.metrics(numbers, step=int(result.get("step", 0)))
+            # The rest is what Tune says of itself.
+            numbers = {
+                name: value
+                for name, value in result.items()
+                if ("/" in name or name == "rows_per_second") and _is_number(value)
+            }
+            run.metrics(by_group(numbers), step=int(result.get("step", 0)))
 
     def on_trial_complete(
         self,

@@ -13,12 +13,14 @@ def check(
     name: str, value: object, threshold: object, passed: bool, reason: str
 ) -> Check:
     """Return a check; `reason` says what is wrong and is kept only if it failed."""
+    # Enough digits to see on which side of the threshold it lies.
+    shown = f"{value:.6g}" if isinstance(value, float) else value
     return {
         "name": name,
         "value": value,
         "threshold": threshold,
         "passed": bool(passed),
-        "reason": None if passed else f"{reason} (value {value}, needed {threshold})",
+        "reason": None if passed else f"{reason} (value {shown}, needed {threshold})",
     }
 
 

@@ -13,6 +13,7 @@ from cacs_ray.errors import InputError
 from cacs_ray.evaluation.comparison import ComparedRun, compare_runs, write_comparison
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.recipes.shown import console, figure
+from cacs_ray.recipes.stages import WALL
 from cacs_ray.tracking.runs import KeptRun, RunReader
 from cacs_ray.tracking.store import default_uri
 
@@ -90,9 +91,9 @@ def run_cost(run: KeptRun) -> dict[str, float]:
 
 
 def _cost_title(metric: str, run: KeptRun) -> str | None:
-    if metric == "time/stage_seconds":
+    if metric == f"{WALL}/stage_seconds":
         return f"seconds of {run.stage}"
-    if metric == "time/rows_per_second":
+    if metric == f"{WALL}/rows_per_second":
         return f"rows/s of {run.stage}"
     if "peak" in metric or metric.startswith("memory/"):
         return f"{metric.rpartition('/')[2]} of {run.stage}"

@@ -64,8 +64,8 @@ def run_cycle(  # noqa: PLR0913 - one name for each option of the job
 
     Args:
         logs: a contract dataset.
-        out: the run's directory; `bundle/`, `report.json`, `report.html` and
-            `rejects/` are for the user, `work/` is for resuming.
+        out: the run's directory; `bundle/`, `report.json`, `report.html`,
+            `model_card.md` and `rejects/` are for the user, `work/` is for resuming.
         config: every number of the run.
         recipe: what `config` is called, for people.
         until: the last stage to run, a name in `STAGES`.
@@ -86,7 +86,8 @@ def run_cycle(  # noqa: PLR0913 - one name for each option of the job
     require_encoders(dataset, config.features)
     root = Path(out).absolute()
     spool = root / "work" / "tracking"
-    name = f"cycle {recipe}: {root.parent.name}/{root.name}"
+    # Tables cut names at the end: what differs comes first.
+    name = f"{root.name}: {recipe} cycle in {root.parent.name}"
     tags = {"stage": "cycle", "recipe": recipe}
     cycle = Cycle(dataset, root, config)
     if warm_start is not None:
@@ -101,13 +102,13 @@ def run_cycle(  # noqa: PLR0913 - one name for each option of the job
             Tracker.open(tracking_uri, dataset.root.name or "dataset", spool) as own,
             own.run(name, tags=tags, key=key) as run,
         ):
-            record_start(run, config)
+            record_start(run, config, root / "work")
             cycle.report_to(run)
             cycle.run_until(until)
             reached = {"stage": until, "directory": str(cycle.directory(until))}
             if until != LAST_STAGE:
                 return {"out": str(root), **reached}
-            return {"out": str(root), **reached, **record_outcome(cycle, own)}
+            return {"out": str(root), **reached, **record_outcome(cycle, own, recipe)}
 
 
 class Cycle:

@@ -22,9 +22,9 @@ from cacs_ray.registry import model_name
 from cacs_ray.schema import Column
 from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import market_recipe
-from cacs_ray.tracking.client import ML_MODE
 from cacs_ray.tracking.server import mlflow_server
 from cacs_ray.tracking.store import default_uri
+from cacs_ray.tracking.views import ML_MODE
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from cacs_ray.bundling import BundleParts
 from cacs_ray.features.context import Entities
 from cacs_ray.features.profile import make_profile
 from cacs_ray.features.store import open_encoded, open_fitted
+from cacs_ray.manifest import read_manifest
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
 from cacs_ray.schema import Column
@@ -22,6 +23,7 @@ def bundle_parts(cycle: "Cycle") -> BundleParts:
     encoded = open_encoded(cycle.work / "features", "validation")
     fitted = open_fitted(cycle.work / "features")
     entities = Entities(encoded.users, encoded.ads, encoded.creatives, {})
+    earlier = cycle.earlier and read_manifest(cycle.earlier)["bundle_id"]
     selector = load_selector(cycle.selector_directory, fitted.spec)
     return BundleParts(
         fitted=fitted,
@@ -41,6 +43,7 @@ def bundle_parts(cycle: "Cycle") -> BundleParts:
             "windows": cycle.stages.summaries["features"]["windows"],
             "code_version": __version__,
             "torch": version("torch").partition("+")[0],
+            **({"warm_started_from": earlier} if earlier else {}),
         },
         profile=make_profile(
             open_encoded(cycle.work / "features", "train"), fitted.spec

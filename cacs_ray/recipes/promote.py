@@ -10,6 +10,7 @@ from cacs_ray.cluster import start_ray
 from cacs_ray.data.files import read_json, write_json
 from cacs_ray.errors import InputError
 from cacs_ray.evaluation.gate import GateRules, judge
+from cacs_ray.evaluation.model_card import CARD, version_description
 from cacs_ray.evaluation.replica import try_release
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.evaluation.slices import compare_slices
@@ -62,7 +63,8 @@ def promote_bundle(
 
     The verdict is printed, written to `gate/gate.json` beside the bundle and, unless
     this is a dry run, kept with the registered version: the file among its artifacts,
-    the outcome and each failed check as tags.
+    the outcome and each failed check as tags, and in its description above its model
+    card.
 
     Args:
         bundle: directory of the bundle, with its report.json beside it.
@@ -108,9 +110,29 @@ def promote_bundle(
     # What an earlier try failed at must not stand beside what this one did.
     stale = {name: None for name in release.tags if name.startswith("gate.")}
     registry.tag(release.version, {**stale, **verdict_tags(verdict)})
+    card = root.parent / CARD
+    if card.is_file():
+        registry.attach(release.version, card)
+    text = card.read_text() if card.is_file() else ""
+    note = version_description(text, verdict_note(verdict))
+    registry.describe(release.version, note)
     if verdict["passed"]:
         registry.promote(release.version)
     return {**result, "is_promoted": verdict["passed"], "version": release.version}
+
+
+def verdict_note(verdict: Mapping[str, Any]) -> str:
+    """Say a verdict in Markdown: the outcome, then each check that failed."""
+    checks = verdict["checks"]
+    failed = [check for check in checks if not check["passed"]]
+    if not failed:
+        return f"Gate: passed, all {len(checks)} checks."
+    lines = [
+        f"- `{check['name']}`: {str(check['reason'])[:_MOST_TAGGED]}"
+        for check in failed
+    ]
+    head = f"Gate: refused, {len(failed)} of {len(checks)} checks failed."
+    return "\n".join([head, "", *lines, "", "All checks: `gate.json` of its run."])
 
 
 def verdict_tags(verdict: Mapping[str, Any]) -> dict[str, str]:

@@ -9,17 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 from cacs_ray.data.files import read_json, write_bytes, write_json
 from cacs_ray.errors import InputError
+from cacs_ray.evaluation.model_card import (
+    CARD,
+    Origin,
+    render_card,
+    version_description,
+)
 from cacs_ray.manifest import read_manifest
 from cacs_ray.recipes.config import CycleConfig
 from cacs_ray.recipes.report import headline_metrics
+from cacs_ray.recipes.stages import WALL
 from cacs_ray.registry import Registry, model_name
-from cacs_ray.tracking.client import NOTE_TAG, Run, Tracker
+from cacs_ray.tracking.client import Run, Tracker
+from cacs_ray.tracking.source import code_tags, environment_lock
+from cacs_ray.tracking.store import ABOUT, NOTE_TAG
+from cacs_ray.tracking.views import LINK, spaced, table_view
 from cacs_ray.training.stage import TrainResult
 
 if TYPE_CHECKING:
     from cacs_ray.recipes.cycle import Cycle
 
 log = logging.getLogger(__name__)
+
+_COLUMNS = tuple(
+    f"test/{name}"
+    for name in ("lift_snips_percent", "sctr_cacs", "sctr_teacher", "auc", "gain_cacs")
+)
+"""Of the table of runs; the last one is known on a simulated market only."""
+
+_ABOUT_RUNS = f"{ABOUT} [Table with figures]({LINK})"
 
 _NOTED = ("random", "popular", "cacs", "teacher")
 
@@ -47,13 +65,33 @@ def lasting_key(file: Path) -> str:
     return file.read_text()
 
 
-def record_start(run: Run, config: CycleConfig) -> None:
-    """Log every number of a run before it begins."""
+def record_start(run: Run, config: CycleConfig, work: Path) -> None:
+    """Log every number of a run before it begins, and what it runs on.
+
+    Args:
+        run: the parent run.
+        config: every number.
+        work: where the files wait until MLflow has them.
+    """
     run.params(config.model_dump())
+    record_environment(run, work)
+    run.view("runs", table_view(_COLUMNS), _ABOUT_RUNS, of_experiment=True)
 
 
-def record_outcome(cycle: "Cycle", tracker: Tracker) -> dict[str, Any]:
+def record_environment(run: Run, work: Path) -> None:
+    """Keep the versions of all that is installed, as `environment.txt`."""
+    file = work / "environment.txt"
+    write_bytes(file, environment_lock().encode())
+    run.artifact(file)
+
+
+def record_outcome(cycle: "Cycle", tracker: Tracker, recipe: str) -> dict[str, Any]:
     """Log a finished cycle to its parent run and register its bundle.
+
+    Args:
+        cycle: after its last stage.
+        tracker: where its run is.
+        recipe: what its configuration is called.
 
     Returns:
         Where bundle and report are, and the headline figures.
@@ -63,9 +101,11 @@ def record_outcome(cycle: "Cycle", tracker: Tracker) -> dict[str, Any]:
     figures.pop("seconds")
     bundle_id = str(summaries["bundle"]["bundle_id"])
     note = outcome_note(read_json(cycle.out / "report.json"))
-    run.tags({"bundle_id": bundle_id, NOTE_TAG: note})
+    card = _card(cycle, recipe, note)
+    write_bytes(cycle.out / CARD, card.encode())
+    run.tags({"bundle_id": bundle_id, NOTE_TAG: spaced(note)})
     run.metrics(headline_metrics(figures))
-    for file in ("report.html", "report.json"):
+    for file in ("report.html", "report.json", CARD):
         run.artifact(cycle.out / file)
     run.artifact(cycle.work / "evaluate" / "figures", "figures")
     return {
@@ -73,7 +113,7 @@ def record_outcome(cycle: "Cycle", tracker: Tracker) -> dict[str, Any]:
         "bundle_id": bundle_id,
         "report": str(cycle.out / "report.html"),
         **figures,
-        **_register(cycle.out / "bundle", tracker, run, note),
+        **_register(cycle.out / "bundle", tracker, run, version_description(card)),
     }
 
 
@@ -82,9 +122,10 @@ def outcome_note(report: Mapping[str, Any]) -> str:
     lift = report["policies"]["cacs"]["lift_over_random"]["snips"]
     truth = report.get("truth", {}).get("next_day", {})
     lines = [
-        f"**Lift of cacs over random: {_figure(lift, 1, 1)} %** (SNIPS, with "
+        # Lists show the first line as it is written, Markdown and all.
+        f"Lift of cacs over random {_figure(lift, 1, 1)} % (SNIPS, with "
         f"{100 * report['level']:.0f} % interval), on {report['impressions']:,.0f} "
-        f"test impressions of `{report['dataset']}`.",
+        f"test impressions of {report['dataset']}.",
         "",
         "| policy | sCTR % | SNIPS % |" + (" true CTR % |" if truth else ""),
         "|---|---|---|" + ("---|" if truth else ""),
@@ -100,8 +141,22 @@ def outcome_note(report: Mapping[str, Any]) -> str:
                 _figure(truth[policy]["true_ctr"], 100, 2) if is_played else "-"
             )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "All figures: `report.html` among the artifacts."]
+    lines += [
+        "",
+        "All figures: `report.html` among the artifacts; limits: `model_card.md`.",
+    ]
     return "\n".join(lines)
+
+
+def _card(cycle: "Cycle", recipe: str, note: str) -> str:
+    """Return the model card of a finished cycle."""
+    origin = Origin(
+        manifest=read_manifest(cycle.out / "bundle"),
+        config=cycle.config.model_dump(mode="json"),
+        recipe=recipe,
+        code=code_tags(),
+    )
+    return render_card(read_json(cycle.out / "report.json"), origin, note)
 
 
 def by_group(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -114,10 +169,13 @@ def _group(name: str, *, is_epoch: bool) -> str:
     """Return a metric's name in MLflow.
 
     The mean of an epoch stands apart from single batches, whose curve it would
-    break; what has no group yet is a time.
+    break; what has no group yet is a time. Pages sort groups by name: where the time
+    went comes last.
     """
     if "/" not in name:
-        return f"time/{name}"
+        return f"{WALL}/{name}"
+    if name.startswith("step_ms/"):
+        return f"{WALL}/{name.replace('/', '_')}"
     return name.replace("train/", "train_epoch/") if is_epoch else name
 
 
@@ -143,12 +201,16 @@ def _register(bundle: Path, tracker: Tracker, run: Run, note: str) -> dict[str, 
     """Register a bundle as the challenger; a registry that is away is only said."""
     try:
         registry = Registry(tracker.uri, model_name(read_manifest(bundle)))
+        run_id = tracker.mlflow_run_id(run)
         release = registry.register(
             bundle,
-            report=bundle.parent / "report.json",
-            run_id=tracker.mlflow_run_id(run),
+            # The run has its report already; a run made for the files alone has not.
+            report=bundle.parent / "report.json" if run_id is None else None,
+            run_id=run_id,
         )
-        registry.describe(release.version, note)
+        if "gate" not in release.tags:
+            # What the gate said of it stands there, when a run is told again.
+            registry.describe(release.version, note)
     except InputError as error:
         log.warning(
             "not registered: %s; later: python -m jobs.promote --bundle %s",

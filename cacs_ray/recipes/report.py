@@ -38,7 +38,7 @@ def report_cycle(cycle: "Cycle") -> None:
     The headline figures become the summary of the stage `evaluate`.
     """
 
-    def body(directory: Path, run: Run) -> dict[str, Any]:
+    def body(directory: Path, _: Run) -> dict[str, Any]:
         predictor = Predictor.load(cycle.out / "bundle")
         test = open_encoded(cycle.work / "features", "test")
         judged = Judged(
@@ -63,9 +63,8 @@ def report_cycle(cycle: "Cycle") -> None:
         }
         plain = keep_report(report, cycle.out)
         write_figures(plain, directory / "figures")
-        figures = headline(plain)
-        run.metrics(headline_metrics(figures))
-        return figures
+        # The parent run logs these, where runs are compared.
+        return headline(plain)
 
     made_from = {"evaluation": cycle.config.evaluation.model_dump()}
     cycle.stages.stage(
@@ -139,11 +138,12 @@ def keep_report(report: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures that one looks at first."""
-    figures = {}
+    lifts = report["policies"]["cacs"]["lift_over_random"]
+    # First, because a page that compares runs begins with the first metric.
+    figures = {"lift_snips_percent": lifts["snips"]["value"]}
     for policy in ("random", "popular", "cacs", "teacher"):
         if policy in report["policies"]:
             figures[f"sctr_{policy}"] = report["policies"][policy]["sctr"]["value"]
-    lifts = report["policies"]["cacs"]["lift_over_random"]
     lift = lifts["sctr"]
     figures["lift_percent"] = lift["value"]
     figures["lift_interval"] = [lift["low"], lift["high"]]
@@ -153,7 +153,6 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
         figures["choice_share"] = choice["share"]
         figures["lift_with_choice_percent"] = lift["value"]
         figures["lift_with_choice_interval"] = [lift["low"], lift["high"]]
-    figures["lift_snips_percent"] = lifts["snips"]["value"]
     if "ranker" in report:
         figures["auc"] = report["ranker"]["all"].get("auc")
     for policy, gain in report.get("truth", {}).get("choice_gain", {}).items():

@@ -16,7 +16,8 @@ from typing import Any
 from cacs_ray import __version__
 from cacs_ray.data.files import atomic_directory, read_json
 from cacs_ray.recipes.shown import figure
-from cacs_ray.tracking.client import NOTE_TAG, Run
+from cacs_ray.tracking.client import Run
+from cacs_ray.tracking.store import NOTE_TAG
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ STAGES: Mapping[str, str] = {
     "evaluate": "judge the bundle on the test window, register it",
 }
 """What each stage does, in order."""
+
+WALL = "wall"
+"""Group of what took how long, in MLflow."""
 
 LAST_STAGE = "evaluate"
 
@@ -105,7 +109,7 @@ class Stages:
         ):
             summary = dict(body(partial, child))
             summary["seconds"] = round(time.monotonic() - started, 2)
-            child.metrics({"time/stage_seconds": summary["seconds"]}, step=0)
+            child.metrics({f"{WALL}/stage_seconds": summary["seconds"]}, step=0)
             text = json.dumps({"key": key, "summary": summary}, default=str)
             (partial / "stage.json").write_text(text)
         log.info("%-11s %s", name, _in_short(summary))
@@ -127,7 +131,7 @@ class Stages:
         key = f"{self.run.id} {name}"
         with self.run.child(name, self._tags(name), key=key) as child:
             summary = dict(self.summaries[name])
-            child.metrics({"time/stage_seconds": summary.pop("seconds")}, step=0)
+            child.metrics({f"{WALL}/stage_seconds": summary.pop("seconds")}, step=0)
             child.metrics({f"data/{n}": value for n, value in summary.items()}, step=0)
 
     def _tags(self, name: str) -> dict[str, str]:

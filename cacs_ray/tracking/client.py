@@ -23,16 +23,11 @@ from cacs_ray.tracking.delivery import Delivery, now_ms
 from cacs_ray.tracking.source import code_tags
 from cacs_ray.tracking.spool import Record
 from cacs_ray.tracking.store import default_uri
+from cacs_ray.tracking.views import ML_MODE, View
 
 _log = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-NOTE_TAG = "mlflow.note.content"
-"""Tag that MLflow shows as the description of a run, in Markdown."""
-
-ML_MODE = "workflowType=machine_learning"
-"""Part of every link: without it MLflow opens in a mode that hides models."""
 
 _MAX_PARAM, _MAX_TAG, _MAX_KEY = 500, 5000, 250
 
@@ -82,9 +77,24 @@ class Run:
     def dataset(
         self, name: str, *, source: str, digest: str, context: str = "training"
     ) -> None:
-        """Link the data that was read; `digest` is cut to 36 characters."""
+        """Link the data that was read; tables show 12 characters of `digest`."""
         record = {"name": name, "source": source, "digest": digest, "context": context}
         self._tracker.write({"op": "dataset", "run": self.id, **record})
+
+    def view(
+        self, key: str, view: View, note: str, *, of_experiment: bool = False
+    ) -> None:
+        """Keep a view of the experiment's runs, and say in a note where it is.
+
+        Args:
+            key: names the view within the run; within the experiment if it is its.
+            view: as of `tracking.views`, where `RUN` stands for this run.
+            note: Markdown, with `LINK` for the view's address; it becomes the
+                description of this run.
+            of_experiment: the description, and the view, of the experiment instead.
+        """
+        record = {"key": key, "view": view, "note": note, "whole": of_experiment}
+        self._tracker.write({"op": "view", "run": self.id, **record})
 
     @contextmanager
     def child(

@@ -1,8 +1,10 @@
 """Which code a run was made with."""
 
+import platform
+import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 
@@ -24,6 +26,22 @@ def code_tags() -> dict[str, str]:
         tags["git_dirty"] = str(bool(_git("status", "--porcelain"))).lower()
         tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+def environment_lock() -> str:
+    """Return what is installed here: one `name==version` a line, in order of names.
+
+    Comments above say which Python and platform, so that the whole is what
+    `pip install -r` reads. Of a name that is installed twice the first on
+    `sys.path` counts, as for an import; what has no name or version is left out.
+    """
+    installed: dict[str, str] = {}
+    for found in distributions():
+        name, release = found.metadata["Name"], found.metadata["Version"]
+        if name and release:
+            installed.setdefault(re.sub(r"[-_.]+", "-", name).lower(), release)
+    about = f"# Python {platform.python_version()}\n# {platform.platform()}\n"
+    return about + "".join(f"{name}=={installed[name]}\n" for name in sorted(installed))
 
 
 def _git(*arguments: str) -> str:

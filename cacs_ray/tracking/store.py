@@ -17,11 +17,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cacs_ray.tracking.spool import Record
+from cacs_ray.tracking.views import LINK, RUN, VIEW_TAG, packed, view_link
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _log = logging.getLogger(__name__)
+
+NOTE_TAG = "mlflow.note.content"
+"""Tag that MLflow shows as a description, in Markdown."""
 
 RUN_KEY_TAG = "cacs.run"
 """Tag with our own key of a run, by which a replay finds it again."""
@@ -39,10 +43,11 @@ ENVIRONMENT = {
 }
 """Switches of every process that uses MLflow: no calls home, no noise, no waiting."""
 
-_ABOUT = (
-    "One run a cycle or sweep; open it (+) for its stages or trials. The outcome is in "
-    "its description, all figures in `report.html` among its artifacts."
-)
+ABOUT = "One run a cycle or sweep; open it (+) for its stages or trials."
+"""What the description of every experiment begins with, until somebody edits it."""
+
+_DIGEST = 12
+"""Characters of a dataset's digest: enough to tell data apart, few enough to read."""
 
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 """Answers that the same request would get again."""
@@ -145,6 +150,8 @@ class MlflowStore:
                 self._artifact(run_id, first)
             case "dataset":
                 self._dataset(run_id, first)
+            case "view":
+                self._view(run_id, first)
             case "end":
                 self.client.set_terminated(run_id, first["status"], first["ts"])
 
@@ -198,13 +205,30 @@ class MlflowStore:
         entities = mlflow_module("entities")
         dataset = entities.Dataset(
             name=record["name"],
-            digest=record["digest"][:36],
+            digest=record["digest"][:_DIGEST],
             source_type="local",
             source=json.dumps({"uri": record["source"]}),
         )
         context = entities.InputTag("mlflow.data.context", record["context"])
         inputs = [entities.DatasetInput(dataset, [context])]
         self.client.log_inputs(run_id, inputs)
+
+    def _view(self, run_id: str, record: Record) -> None:
+        """Keep a view with the experiment, and its address in a description."""
+        key, view = record["key"], record["view"]
+        if not record["whole"]:
+            key = f"{key}-{run_id[:8]}"
+        text = json.dumps(view).replace(RUN, run_id)
+        experiment = self.experiment_id
+        self.client.set_experiment_tag(experiment, VIEW_TAG + key, packed(text))
+        note = record["note"].replace(LINK, view_link(experiment, key, view))
+        if not record["whole"]:
+            self.client.set_tag(run_id, NOTE_TAG, note)
+            return
+        tags = self.client.get_experiment(experiment).tags
+        # What somebody wrote there instead is theirs.
+        if tags.get(NOTE_TAG, ABOUT).startswith(ABOUT):
+            self.client.set_experiment_tag(experiment, NOTE_TAG, note)
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
@@ -220,7 +244,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
         location = (home / "artifacts" / slug).as_uri()
     tags = {
         "mlflow.experimentKind": "custom_model_development",
-        "mlflow.note.content": _ABOUT,
+        NOTE_TAG: ABOUT,
     }
     try:
         return str(client.create_experiment(name, location, tags))

@@ -139,7 +139,7 @@ class _Run:
         self.optimizer = make_optimizer(step, config, len(train))
         self.clock = Clock()
         self.steps_per_pass = config.steps_per_pass(len(train))
-        self.steps_per_epoch = self.steps_per_pass * config.num_passes(len(train))
+        self.steps_per_epoch = config.steps_per_epoch(len(train))
         self.progress = Progress(is_finished=config.num_epochs == 0)
         self.best: dict[str, Tensor] = {}
         self.best_metrics: dict[str, float] = {}

@@ -55,6 +55,10 @@ class LoopConfig(Config):
         """Return how often an epoch passes over its rows, at least once."""
         return math.ceil(self.min_steps_per_epoch / self.steps_per_pass(num_rows))
 
+    def steps_per_epoch(self, num_rows: int) -> int:
+        """Return the steps of one epoch over some rows, all its passes together."""
+        return self.steps_per_pass(num_rows) * self.num_passes(num_rows)
+
 
 def learning_rate_factor(step: int, config: LoopConfig, num_steps: int) -> float:
     """Return what the learning rate is multiplied with at a step, from 0."""

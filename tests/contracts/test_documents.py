@@ -13,11 +13,13 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/glossary.md",
     "docs/gate.md",
+    "docs/tracking.md",
     "docs/tuning.md",
 )
 # Written by runs, or standing for the reader's own.
 NOT_IN_THE_REPOSITORY = re.compile(
-    r"^(out|work|rejects|gate|mlruns|market|logs|\.venv)\b|^dataset\.yaml$|^report\."
+    r"^(out|work|rejects|gate|mlruns|market|logs|\.venv)\b|^dataset\.yaml$"
+    r"|^report\.|^model_card\."
 )
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|yaml|lock|py))`")
 MODULE = re.compile(r"python -m ((?:jobs|tune)\.\w+)((?: [^\n`|]*(?:\\\n)?)*)")

@@ -43,8 +43,8 @@ def keep_cycle(mlflow_uri, tmp_path):
         ):
             run.params({"student": {"learning_rate": learning_rate}, "seed": 1})
             with run.child("student", {"stage": "student"}) as child:
-                child.metrics({"time/stage_seconds": 12.5}, step=0)
-                child.metrics({"time/rows_per_second": 4000.0}, step=0)
+                child.metrics({"wall/stage_seconds": 12.5}, step=0)
+                child.metrics({"wall/rows_per_second": 4000.0}, step=0)
             run.artifact(path)
 
     return keep

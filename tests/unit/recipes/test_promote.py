@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,10 @@ def opens(challenger, champion):
 promote_bundle = partial(promote.promote_bundle, try_it=opens)
 
 
+def write_report(bundle, lift):
+    (bundle.parent / "report.json").write_text(json.dumps(report_of(lift)))
+
+
 @pytest.fixture
 def make_bundle(tmp_path):
     """Write a bundle of one small file with its report beside it."""
@@ -64,7 +69,7 @@ def make_bundle(tmp_path):
         root.mkdir(parents=True)
         (root / "config.json").write_text(json.dumps({"name": name}))
         write_manifest(root, "fingerprint", {"dataset": "market"})
-        (root.parent / "report.json").write_text(json.dumps(report_of(lift)))
+        write_report(root, lift)
         return root
 
     return make
@@ -169,6 +174,33 @@ def test_the_verdict_is_kept_with_the_version(mlflow_uri, make_bundle, tmp_path)
     assert kept["passed"]
     assert kept["checks"] == verdict["checks"]
     assert kept["measured"]["replica"]["golden"] == 4
+
+
+def test_the_description_is_the_last_verdict_above_the_model_card(
+    mlflow_uri, make_bundle, tmp_path
+):
+    def description(version):
+        kept = open_client(mlflow_uri).get_model_version(MODEL, version)
+        return kept.description
+
+    promote_bundle(make_bundle("good", lift=0.2), tracking_uri=mlflow_uri)
+    worse = make_bundle("worse", lift=0.1)
+    (worse.parent / "model_card.md").write_text("# Model card\n\n## Data\n\nRows.\n")
+    refused = promote_bundle(worse, tracking_uri=mlflow_uri)
+
+    told = description(refused["version"])
+    assert told.startswith("Gate: refused, ")
+    assert "- `not_worse_sctr`: " in told
+    assert told.endswith("## Data\n\nRows.")
+    client = open_client(mlflow_uri)
+    run_id = client.get_model_version(MODEL, refused["version"]).run_id
+    card = client.download_artifacts(run_id, "model_card.md", str(tmp_path))
+    assert Path(card).read_text() == (worse.parent / "model_card.md").read_text()
+
+    write_report(worse, lift=0.3)
+    passed = promote_bundle(worse, tracking_uri=mlflow_uri)
+    assert passed["version"] == refused["version"]
+    assert description(passed["version"]).startswith("Gate: passed, all ")
 
 
 def test_a_fresh_process_says_why_a_bundle_does_not_open(make_bundle):

@@ -56,11 +56,17 @@ def test_the_note_has_a_row_for_each_policy_that_was_judged():
 
 def test_means_of_epochs_are_no_points_on_the_curve_of_batches():
     assert by_group({"train/loss": 0.5}) == {"train/loss": 0.5}
-    epoch = {"train/loss": 0.4, "validation/loss": 0.6, "rows_per_second": 9.0}
+    epoch = {
+        "train/loss": 0.4,
+        "validation/loss": 0.6,
+        "step_ms/forward": 2.0,
+        "rows_per_second": 9.0,
+    }
     assert by_group(epoch) == {
         "train_epoch/loss": 0.4,
         "validation/loss": 0.6,
-        "time/rows_per_second": 9.0,
+        "wall/step_ms_forward": 2.0,
+        "wall/rows_per_second": 9.0,
     }
 
 

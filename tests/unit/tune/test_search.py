@@ -1,12 +1,20 @@
 """What a sweep of the selector or the ranker keeps to."""
 
+from argparse import Namespace
+
 import pytest
 
 from cacs_ray.errors import InputError
 from cacs_ray.recipes.config import run_config
 from tests.contracts.sources import ROOT
-from tune import ranker, student
-from tune.search import default_values, keep_settings
+from tests.synthetic_log import loop_config
+from tune import ranker, search, student
+from tune.search import (
+    default_values,
+    keep_settings,
+    outcome_note,
+    sweep_settings,
+)
 from tune.sweep import SweepSettings
 
 SEARCHES = {"student": student.SPACE, "ranker": ranker.SPACE}
@@ -52,3 +60,41 @@ def test_a_sweep_is_not_resumed_with_other_settings(tmp_path, settings):
     keep_settings(settings, tmp_path)
     with pytest.raises(InputError, match="num_trials"):
         keep_settings(settings.override({"num_trials": 5}), tmp_path)
+
+
+def test_an_epoch_of_a_small_log_has_the_steps_of_all_its_passes(monkeypatch):
+    monkeypatch.setattr(search, "open_encoded", lambda *_: range(150))
+    loop = loop_config(num_epochs=3, batch_size=50, min_steps_per_epoch=7)
+    wanted = Namespace(base=Namespace(loop=loop, inputs=Namespace(encoded_dir="")))
+    options = Namespace(trials=4, search="tpe", concurrent=0)
+
+    settings = sweep_settings(options, wanted)
+
+    # 3 steps see every row once; the third pass is the one that makes 7 steps.
+    assert (settings.max_epochs, settings.steps_per_epoch) == (3, 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("best", "is_better", "told"),
+    [
+        (0.5, True, "The best trial is better than the recipe"),
+        (0.5, False, "The best trial is not surely better than the recipe"),
+        (0.75, False, "No trial was better on the validation window"),
+    ],
+)
+def test_the_outcome_says_whether_the_best_is_better_for_sure(best, is_better, told):
+    gain = {"value": 0.001, "low": -0.0005, "high": 0.002}
+    note = outcome_note(
+        {
+            "trials": 6,
+            "finished": 4,
+            "failed": 1,
+            "best": {"model.dim": 32, "loop.learning_rate": 0.00123456},
+            "validation/click_loss": {"best": best, "default": 0.75},
+            "test": {"gain_nats": gain, "is_better": is_better},
+        }
+    )
+    assert told in note
+    assert ("1.00 [-0.50, 2.00] millinats" in note) is (best < 0.75)
+    assert "0.001235 |" in note
+    assert "6 trials: 4 trained to their end, 1 failed" in note
