@@ -183,7 +183,12 @@ class RemoteScorers:
     def _call(
         self, asked: RemoteMethod, creatives: np.ndarray
     ) -> "asyncio.Future[StageAnswer]":
-        answer = asked.remote(self.question.release, self.question.page, creatives)
+        try:
+            answer = asked.remote(self.question.release, self.question.page, creatives)
+        except Exception as error:  # noqa: BLE001 - a stage that fails, as any other
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
         # A task of its own costs a turn of the event loop: not for what is there.
         if isinstance(answer, asyncio.Future):
             return answer

@@ -61,6 +61,8 @@ class Stage:
     by_row: np.ndarray
     release: str = "r1"
     error: Exception | None = None
+    call_error: Exception | None = None
+    """What the call itself raises, before there is an answer to wait for."""
     is_stuck: bool = False
     is_at_once: bool = False
     """Whether the answer is there when the call returns, as in one process."""
@@ -71,6 +73,8 @@ class Stage:
     def remote(self, release, page, creatives):
         self.num_calls += 1
         self.page = page
+        if self.call_error:
+            raise self.call_error
         if self.is_at_once:
             answer = asyncio.get_running_loop().create_future()
             answer.set_result(StageAnswer(self.release, self.by_row[creatives]))

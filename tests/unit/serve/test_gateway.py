@@ -52,6 +52,7 @@ def test_explaining_lists_every_candidate_shown_or_not(make_service, page_view):
         ({"is_stuck": True}, "late"),
         ({"error": RuntimeError("down")}, "failed"),
         ({"error": KeyError("bug")}, "failed"),
+        ({"call_error": RuntimeError("no thread is left")}, "failed"),
         ({"by_row": np.full(5, np.nan, np.float32)}, "not_finite"),
         ({"by_row": np.zeros((5, 3), np.float32)}, "not_finite"),
         ({"release": "r0"}, "other_release"),
@@ -79,6 +80,7 @@ def test_a_broken_selector_is_replaced_by_the_popular_creative(
     [
         ({"is_stuck": True}, "late"),
         ({"error": OSError("gone")}, "failed"),
+        ({"call_error": RuntimeError("no thread is left")}, "failed"),
         ({"by_row": np.full(5, np.nan)}, "not_finite"),
         ({"by_row": np.full(5, 1.5)}, "not_finite"),
         ({"release": "r0"}, "other_release"),
