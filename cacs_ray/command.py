@@ -149,17 +149,24 @@ def run_job(
 @contextlib.contextmanager
 def _stopped_in_order() -> Iterator[None]:
     """Let SIGTERM unwind the body, so that what it has started ends with it."""
-    is_ours = (
+    is_free = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     )
-    if is_ours:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if not is_free:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end_in_order)
     try:
         yield
     finally:
-        if is_ours:
+        # Ray puts its own in place when it starts, and may go on after the body.
+        if signal.getsignal(signal.SIGTERM) is _end_in_order:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_in_order(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _parsed(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:

@@ -78,6 +78,18 @@ def test_sigterm_unwinds_what_a_job_has_begun(capsys):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_handler_that_the_body_installs_stays(capsys):
+    def body(_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return {}
+
+    try:
+        code, _, _ = end_of(capsys, body)
+        assert (code, signal.getsignal(signal.SIGTERM)) == (0, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @pytest.fixture
 def out_option():
     parser = argparse.ArgumentParser()
