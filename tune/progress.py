@@ -1,6 +1,7 @@
 """What a sweep tells people while it runs: one line for each trial that ends."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +41,12 @@ class TrialProgress(tune.Callback):
         **info: object,  # noqa: ARG002
     ) -> None:
         """Keep the best value that any trial had after any epoch."""
-        value = result.get(self._metric)
-        if value is not None and (self._best is None or value < self._best[0]):
-            self._best = (float(value), trials.index(trial))
+        value = float(result.get(self._metric, math.nan))
+        # Nothing is smaller than the NaN of a trial that diverged.
+        if math.isnan(value):
+            return
+        if self._best is None or value < self._best[0]:
+            self._best = (value, trials.index(trial))
 
     def on_trial_complete(
         self,

@@ -1,6 +1,7 @@
 """What a sweep's lines promise: which trial, how far, which is the best."""
 
 import logging
+import math
 from types import SimpleNamespace
 
 from tune.progress import TrialProgress
@@ -32,6 +33,12 @@ def test_each_end_is_one_line_with_the_best_so_far(caplog):
         " best 0.20000 of trial 0",
         "trial 2 3 of 3: failed; best 0.20000 of trial 0",
     ]
+
+
+def test_a_trial_that_diverged_is_never_the_best(caplog):
+    lines = told(caplog, TrialProgress(METRIC, 2), [math.nan], [0.25])
+    assert lines[0].endswith("nan after 1 epoch")
+    assert lines[1].endswith("best 0.25000 of trial 1")
 
 
 def test_a_sweep_that_goes_on_counts_each_trial_once(caplog):
