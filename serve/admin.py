@@ -21,7 +21,8 @@ _WAIT_S = 8.0
 # After so long every gateway has looked at the board: who reads "live" can rely on it.
 _FOLLOWED_S = POLL_S + 0.1
 _STATUSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemReport} for status in (401, 403, 404, 409, 413, 415, 422)
+    status: {"model": ProblemReport}
+    for status in (401, 403, 404, 408, 409, 413, 415, 422, 503)
 }
 
 

@@ -163,3 +163,15 @@ def test_a_damaged_board_is_told_and_no_crash(send, board):
     answer = send("GET", "/admin/releases", headers=TOKEN)
     assert answer.status_code == 503
     assert "board.json" in answer.text
+
+
+def test_whatever_a_route_of_an_operator_answers_is_described(send):
+    paths = send("GET", "/openapi.json").json()["paths"]
+    missing = {
+        status
+        for path, operations in paths.items()
+        if path.startswith("/admin/")
+        for operation in operations.values()
+        for status in ({"408", "503"} - set(operation["responses"]))
+    }
+    assert missing == set()
