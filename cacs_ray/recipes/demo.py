@@ -68,9 +68,6 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     cycle = run_cycle(market, out, config, recipe=options.recipe, tracking_uri=uri)
     show_step(3, "The gate compares it with the champion", "MLflow registry")
     verdict = promote_bundle(out / "bundle", tracking_uri=uri)
-    bundle = Path(cycle["bundle"])
-    told = {"bundle": str(bundle), "dataset": str(market)}
-    followed = model_name(read_manifest(bundle))
     show_step(4, "MLflow and the service start", "loopback only")
     with (
         mlflow_server(
@@ -79,8 +76,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         serve_graph(
             options.out,
             options.serve_port,
-            # What is promoted from now on goes live here.
-            {**told, "model": followed, "tracking_uri": mlflow_url},
+            _told(Path(cycle["bundle"]), market, mlflow_url),
         ) as service,
     ):
         service_url = service.url
@@ -107,6 +103,16 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         "is_promoted": verdict["is_promoted"],
         "requests": asked.figures(),
         "true_ctr": {name: one["true_ctr"]["value"] for name, one in played.items()},
+    }
+
+
+def _told(bundle: Path, market: Path, mlflow_url: str) -> dict[str, str]:
+    """Return what the service is told; what is promoted later goes live in it."""
+    return {
+        "bundle": str(bundle),
+        "dataset": str(market),
+        "model": model_name(read_manifest(bundle)),
+        "tracking_uri": mlflow_url,
     }
 
 
