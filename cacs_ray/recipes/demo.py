@@ -74,19 +74,16 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
             uri, options.out / "mlflow.log", port=options.mlflow_port
         ) as mlflow_url,
         serve_graph(
-            options.out,
-            options.serve_port,
-            _told(Path(cycle["bundle"]), market, mlflow_url),
+            options.out, options.serve_port, _told(cycle, market, mlflow_url)
         ) as service,
     ):
-        service_url = service.url
         show_step(5, f"{NUM_REQUESTS} requests over HTTP", "the day after the log")
-        asked = send_requests(service_url, market)
+        asked = send_requests(service.url, market)
         report = read_json(out / "report.json")
         show_policies(report)
         show_answer(asked.last_request, asked.last_answer, titles_of(market))
         addresses = {
-            "service": service_url,
+            "service": service.url,
             "runs": f"{mlflow_url}/#/experiments?{ML_MODE}",
             "models": f"{mlflow_url}/#/models?{ML_MODE}",
             "report": (out / "report.html").as_uri(),
@@ -106,8 +103,9 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     }
 
 
-def _told(bundle: Path, market: Path, mlflow_url: str) -> dict[str, str]:
+def _told(cycle: Mapping[str, Any], market: Path, mlflow_url: str) -> dict[str, str]:
     """Return what the service is told; what is promoted later goes live in it."""
+    bundle = Path(cycle["bundle"])
     return {
         "bundle": str(bundle),
         "dataset": str(market),
