@@ -30,9 +30,10 @@ from cacs_ray.manifest import read_manifest, verify_bundle
 
 ReplicaKind = Literal["gateway", "selector", "ranker"]
 
-FORGOTTEN_S: Final = 600.0
 ALIVE_S: Final = 5.0
 """A replica that has not touched its file for so long does not hold up a swap."""
+FORGOTTEN_S: Final = 600.0
+"""One that has not for so long is gone: its file is removed."""
 NEXT_S: Final = 300.0
 """A release that was not taken by then is refused: some replica cannot load it."""
 _MAX_REFUSED: Final = 20

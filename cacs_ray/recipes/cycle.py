@@ -147,6 +147,13 @@ class Cycle:
         """
         self.earlier = keep_earlier(bundle, self.work / "earlier", self.digest)
 
+    @property
+    def warm_started_from(self) -> str | None:
+        """Id of the bundle that models are gone on from, or None."""
+        if self.earlier is None:
+            return None
+        return str(read_manifest(self.earlier)["bundle_id"])
+
     def report_to(self, run: Run) -> None:
         """Tell MLflow of the validated log, and of the stages from now on.
 
@@ -327,7 +334,7 @@ class Cycle:
     ) -> None:
         checkpoints = self.work / "checkpoints" / name
         loop, numbers = config.loop, config.model_dump()
-        earlier = self.earlier and read_manifest(self.earlier)["bundle_id"]
+        earlier = self.warm_started_from
         made_from = numbers if earlier is None else {**numbers, "earlier": earlier}
 
         def body(directory: Path, run: Run) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from cacs_ray.bundling import BundleParts
 from cacs_ray.features.context import Entities
 from cacs_ray.features.profile import make_profile
 from cacs_ray.features.store import open_encoded, open_fitted
-from cacs_ray.manifest import read_manifest
 from cacs_ray.models.calibration import Calibration
 from cacs_ray.models.saved import load_selector
 from cacs_ray.schema import Column
@@ -23,7 +22,7 @@ def bundle_parts(cycle: "Cycle") -> BundleParts:
     encoded = open_encoded(cycle.work / "features", "validation")
     fitted = open_fitted(cycle.work / "features")
     entities = Entities(encoded.users, encoded.ads, encoded.creatives, {})
-    earlier = cycle.earlier and read_manifest(cycle.earlier)["bundle_id"]
+    earlier = cycle.warm_started_from
     selector = load_selector(cycle.selector_directory, fitted.spec)
     return BundleParts(
         fitted=fitted,
