@@ -15,6 +15,8 @@ from cacs_ray.promises.load import LoadLimits, Target, run_load
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 CLIENT_SHARE: Final = 0.2
 """A client that is later than this share of the latency beside it measured itself."""
+TURN_S: Final = 1.0
+"""One target is asked for so long before it is the other's turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +123,18 @@ def paired_latency(
     num_blocks: int,
     limits: LoadLimits | None = None,
 ) -> tuple[PairedLatency, pl.DataFrame]:
-    """Measure two targets in turns, A B, B A, A B ..., each block on one schedule.
+    """Measure two targets in turns of a second, A B, B A, A B ..., on one schedule.
 
     A busy moment of the machine hits neighbours alike, and neither target is always
-    the one that runs into warm caches. One block of each goes before, uncounted.
+    the one that runs into warm caches. Turns of a block are pooled; with one long
+    turn for each instead, the ratios of blocks differed by half. One block of each
+    goes before, uncounted.
 
     Args:
         first: what is judged.
         second: what it is compared with.
         rate: requests a second, the same for both.
-        block_s: seconds of a block.
+        block_s: seconds of a block, of each target.
         num_blocks: pairs that count, >= 1.
         limits: as of `run_load`; `seed` also draws the arrivals.
 
@@ -146,21 +150,26 @@ def paired_latency(
     targets = {"first": first, "second": second}
     kept: dict[str, list[Latency]] = {"first": [], "second": []}
     raw = []
+    num_turns = max(1, round(block_s / TURN_S))
     for block in range(num_blocks + 1):
-        arrivals = poisson_arrivals(rate, block_s, limits.seed + block)
-        for side in _order(block):
-            named = replace(limits, name=f"{limits.name}-{side}-{block}")
-            shots = run_load(targets[side], arrivals, named)
-            if block == 0:
-                continue
-            kept[side].append(latency_of(shots))
-            raw.append(shots.with_columns(side=pl.lit(side), block=pl.lit(block)))
+        shots: dict[str, list[pl.DataFrame]] = {"first": [], "second": []}
+        for turn in range(block * num_turns, (block + 1) * num_turns):
+            arrivals = poisson_arrivals(rate, block_s / num_turns, limits.seed + turn)
+            for side in _order(turn):
+                named = replace(limits, name=f"{limits.name}-{side}-{turn}")
+                shots[side].append(run_load(targets[side], arrivals, named))
+        if block == 0:
+            continue
+        for side, parts in shots.items():
+            pooled = pl.concat(parts)
+            kept[side].append(latency_of(pooled))
+            raw.append(pooled.with_columns(side=pl.lit(side), block=pl.lit(block)))
     paired = PairedLatency(tuple(kept["first"]), tuple(kept["second"]))
     return paired, pl.concat(raw)
 
 
-def _order(block: int) -> Sequence[str]:
-    return ("second", "first") if block % 2 else ("first", "second")
+def _order(turn: int) -> Sequence[str]:
+    return ("second", "first") if turn % 2 else ("first", "second")
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float | None]:

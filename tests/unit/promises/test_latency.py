@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from cacs_ray.errors import InputError
-from cacs_ray.promises.latency import PairedLatency, latency_of, quantiles
+from cacs_ray.promises import latency
+from cacs_ray.promises.latency import (
+    TURN_S,
+    PairedLatency,
+    latency_of,
+    paired_latency,
+    quantiles,
+)
 from cacs_ray.promises.load import Target
 from tests.unit.promises.shots import shots as rows
 
@@ -52,6 +59,26 @@ def test_the_ratio_is_the_median_of_the_blocks():
 def test_failures_of_either_side_are_counted():
     good, bad = latency_of(shots([1.0] * 5)), latency_of(shots([1.0] * 5, status=0))
     assert PairedLatency((good,), (bad,)).failed == 5
+
+
+def test_targets_take_turns_of_a_second_on_one_schedule(monkeypatch):
+    asked = []
+
+    def run(target, arrivals, limits):
+        asked.append((target, arrivals, limits.name))
+        return shots([1.0] * len(arrivals))
+
+    monkeypatch.setattr(latency, "run_load", run)
+    paired, raw = paired_latency("A", "B", rate=5.0, block_s=2.0, num_blocks=2)
+
+    assert "".join(target for target, *_ in asked) == "ABBA" * 3
+    for (_, ours, _), (_, theirs, _) in zip(asked[::2], asked[1::2], strict=True):
+        assert ours.tolist() == theirs.tolist()
+        assert ours.max() <= TURN_S
+    assert len({name for *_, name in asked}) == len(asked)
+    # The first block is not counted; the turns of the others are pooled.
+    assert [one.asked for one in (*paired.first, *paired.second)] == [10] * 4
+    assert raw.group_by("side", "block").len()["len"].to_list() == [10] * 4
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/v1/decide", "http://example.org/"])
