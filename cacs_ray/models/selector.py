@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cacs_ray.config import Config
 from cacs_ray.features.batch import FeatureTensors
@@ -107,7 +108,7 @@ class Selector(nn.Module):
     def user_vectors(self, context: FeatureTensors) -> Float[Tensor, "B D"]:
         """Return U(user, request); one row for all when there is no field at all."""
         tower = self.user_tower(self.user_encoder(context, self.tables))
-        return torch.cat([tower, torch.ones_like(tower[:, :1])], dim=-1)
+        return functional.pad(tower, (0, 1), value=1.0)
 
     def creative_vectors(self, creatives: FeatureTensors) -> Float[Tensor, "K D"]:
         """Return V(creative, ad), which no request changes."""
@@ -128,9 +129,8 @@ class Selector(nn.Module):
         Padding (index 0) gets the score of the blank creative: mask it.
         """
         listed = gather_rows(creative_vectors, creative_index)
-        return torch.einsum(
-            "bcd,bd->bc", listed, user_vectors.expand(len(creative_index), -1)
-        )
+        users = user_vectors.expand(len(creative_index), -1)
+        return torch.bmm(listed, users.unsqueeze(-1)).squeeze(-1)
 
     def click_offset(self, context: FeatureTensors) -> Float[Tensor, " B"]:
         """Return what request and ad add to the click logit of a whole list."""

@@ -53,6 +53,25 @@ def test_without_fields_there_is_a_constant():
     assert encoder({}, tables).tolist() == [[1.0]]
 
 
+def test_inference_looks_up_all_ids_at_once_and_finds_the_same():
+    keys = ["request.hour", "user.user_id", "user.recent", "ad.topic"]
+    fields = [BY_KEY[key] for key in keys]
+    assert {one.encoding for one in fields} > {"index"}
+    tables = EmbeddingTables(SPEC, fields, 4)
+    encoder = FieldEncoder(fields, Widths(4, 4))
+    rows = {
+        "request.hour": torch.randn(3, BY_KEY["request.hour"].width),
+        "user.user_id": torch.tensor([1, 0, 2]),
+        "user.recent": torch.tensor([[1, 2], [0, 0], [2, 0]]),
+        "ad.topic": torch.tensor([2, 1, 0]),
+    }
+    keep = {"user.user_id": torch.tensor([1.0, 0.0, 0.5])}
+    trained = encoder(rows, tables, keep)
+
+    with torch.inference_mode():
+        assert torch.equal(encoder(rows, tables, keep), trained)
+
+
 @pytest.mark.parametrize("name", ["values", "training", "a.b", "a%2Eb", "", "type"])
 def test_any_vocabulary_name_can_name_a_module(name):
     torch.nn.ModuleDict({module_key(name): torch.nn.Identity()})
