@@ -24,6 +24,7 @@ from serve.release import load_release
 from serve.stage import StagePredictor, load_predictor
 
 SLOW_S = 1.5
+DELAY_S = 0.005
 LEAKED_BYTES = 256 * 2**10
 
 
@@ -36,8 +37,8 @@ class FaultyArgs(AppArgs):
 class FaultyPredictor:
     """A predictor whose scores fail as the file says; golden requests always pass.
 
-    Faults: `error` raises, `slow` sleeps, `nan` gives no numbers, `exit` ends the
-    process, `leak` keeps memory.
+    Faults: `error` raises, `slow` sleeps, `delay` sleeps a little, `nan` gives no
+    numbers, `exit` ends the process, `leak` keeps memory.
     """
 
     def __init__(self, predictor: StagePredictor, fault_file: str) -> None:
@@ -74,6 +75,8 @@ class FaultyPredictor:
             raise RuntimeError("this stage was told to fail")
         if fault == "slow":
             time.sleep(SLOW_S)
+        if fault == "delay":
+            time.sleep(DELAY_S)
         if fault == "nan":
             return np.full_like(scores, np.nan)
         if fault == "exit":

@@ -21,18 +21,19 @@ from cacs_ray.benchmarks.outcome import (
 from cacs_ray.cluster import local_environment
 from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
 from cacs_ray.promises.bodies import JsonBodies, bundle_bodies
-from cacs_ray.promises.latency import paired_latency
-from cacs_ray.promises.load import LoadLimits, Target, measure_capacity
+from cacs_ray.promises.judges import NEARLY_FREE
+from cacs_ray.promises.load import Target, measure_capacity
+from cacs_ray.promises.selection import (
+    CLOSED_LOOP_S,
+    QUANTILES,
+    QUIET_SHARE,
+    SHAPES,
+    compare_with_ranking,
+)
 from cacs_ray.recipes.config import run_config
 from cacs_ray.recipes.cycle import run_cycle
 from cacs_ray.recipes.serving import serve_graph
 
-SHAPES: Final = ((50, 8), (200, 10))
-"""Ads x creatives of a request."""
-QUIET_SHARE: Final = 0.3
-"""Of the capacity: a rate at which requests seldom wait for each other."""
-BLOCK_S: Final = 6.0
-_CLOSED_LOOP_S: Final = 5.0
 _BUDGET: Final = {"budget_ms": 5000, "epsilon": 0.0}
 """Nothing is replaced by a fallback: what is timed is the whole work."""
 
@@ -89,7 +90,7 @@ def knobs(settings: Settings) -> list[Outcome]:
         with _graph(settings, bundle, name) as url:
             target = Target(f"{url}/v1/decide", bodies)
             rates = [
-                measure_capacity(target, duration_s=_CLOSED_LOOP_S, name=f"{name}-{n}")[
+                measure_capacity(target, duration_s=CLOSED_LOOP_S, name=f"{name}-{n}")[
                     0
                 ]
                 for n in range(1 + settings.repeats)
@@ -102,27 +103,19 @@ def _selection_cost(
     settings: Settings, url: str, bodies: JsonBodies
 ) -> Iterator[Outcome]:
     """Yield the ratios of p50 and p99, selection before ranking / ranking alone."""
-    with_selection = Target(f"{url}/v1/decide?order=cacs", bodies)
-    without = Target(f"{url}/v1/decide?order=rank_only", bodies)
-    capacity, _ = measure_capacity(with_selection, duration_s=_CLOSED_LOOP_S)
-    paired, _ = paired_latency(
-        with_selection,
-        without,
-        rate=QUIET_SHARE * capacity,
-        block_s=BLOCK_S,
-        num_blocks=4 * settings.repeats,
-        limits=LoadLimits(name=f"{bodies.num_ads}-ads"),
+    paired, _, capacity = compare_with_ranking(
+        url, bodies, num_blocks=4 * settings.repeats, name=f"{bodies.num_ads}-ads"
     )
     note = f"{bodies.shape}; {QUIET_SHARE:.0%} of {capacity:.0f}/s"
     if paired.failed or paired.is_client_bound:
         note += f"; {paired.failed} failed, client-bound: {paired.is_client_bound}"
-    for quantile in ("p50", "p99"):
+    for quantile in QUANTILES:
         yield compared(
             f"selection first / ranking alone, {quantile}, {bodies.num_ads} ads",
             [one.quantiles_ms[quantile] for one in paired.first],
             [one.quantiles_ms[quantile] for one in paired.second],
             "ms",
-            at_most(1.05),
+            at_most(NEARLY_FREE),
             note,
         )
 
@@ -134,7 +127,7 @@ def _ray_cost(settings: Settings, url: str, bundle: Path) -> Outcome:
 
         def rate(base: str) -> float:
             target = Target(f"{base}/v1/decide", bodies)
-            return measure_capacity(target, duration_s=_CLOSED_LOOP_S)[0]
+            return measure_capacity(target, duration_s=CLOSED_LOOP_S)[0]
 
         ours, theirs = interleave(
             [lambda: rate(url), lambda: rate(alone_url)], settings.repeats

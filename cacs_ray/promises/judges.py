@@ -5,13 +5,14 @@ Tables are rows of `load.SHOTS`.
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import polars as pl
 
-from cacs_ray.promises.latency import latency_of, quantiles
+from cacs_ray.promises.latency import PairedLatency, latency_of, quantiles
 from cacs_ray.promises.load import NO_ANSWER
 from cacs_ray.promises.verdict import Verdict
 from cacs_ray.schema import Column
@@ -25,6 +26,8 @@ RECOVERY_S: Final = 5.0
 FIRST_TRY: Final = 0.999
 GROWTH: Final = 0.05
 STEADY: Final = 1.2
+NEARLY_FREE: Final = 1.05
+"""A graph with selection may take so many times what the same graph takes to rank."""
 _SAME: Final = 1e-6
 _WINDOW_S: Final = 1.0
 
@@ -100,6 +103,29 @@ def judge_recovery(shots: pl.DataFrame, nominal_p99_ms: float) -> Verdict:
         f"{recovered:g} s until a good second begins",
         f"<= {RECOVERY_S:g} s",
         recovered <= RECOVERY_S,
+    )
+
+
+def judge_ratio(check: str, paired: PairedLatency, quantile: str) -> Verdict:
+    """The first of two targets takes hardly longer than the second.
+
+    A request without an answer breaks it: survivors alone would flatter.
+    """
+    ratios = paired.ratios(quantile)
+    ratio = paired.median_ratio(quantile)
+    first, second = (
+        statistics.median(one.quantiles_ms[quantile] for one in side)
+        for side in (paired.first, paired.second)
+    )
+    return Verdict(
+        check,
+        sum(one.asked for one in (*paired.first, *paired.second)),
+        paired.failed,
+        f"median ratio {ratio:.3f} of {len(ratios)} blocks [{min(ratios):.2f}, "
+        f"{max(ratios):.2f}]; {first:.1f} and {second:.1f} ms",
+        f"<= {NEARLY_FREE:g}",
+        paired.failed == 0 and ratio <= NEARLY_FREE,
+        "client-bound" if paired.is_client_bound else "",
     )
 
 

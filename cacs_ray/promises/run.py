@@ -12,6 +12,7 @@ from cacs_ray.promises.bench import Bench
 from cacs_ray.promises.broken_stages import leak, stage_fails
 from cacs_ray.promises.deaths import decision_log, replica_death
 from cacs_ray.promises.report import write_report
+from cacs_ray.promises.selection import selection_nearly_free
 from cacs_ray.promises.service import Plan
 from cacs_ray.promises.survival import hostile
 from cacs_ray.promises.swaps import swap
@@ -24,6 +25,7 @@ Promise = Callable[[Bench], Outcome]
 """Checks one promise; a new one is a function and a line in `PROMISES`."""
 
 PROMISES: Final[Mapping[str, Promise]] = {
+    "selection": selection_nearly_free,
     "load": load_held,
     "overload": overload,
     "cancellation": cancellation,

@@ -11,6 +11,7 @@ from cacs_ray.promises.judges import (
     judge_log,
     judge_memory,
     judge_no_error,
+    judge_ratio,
     judge_recovery,
     judge_refused,
     judge_steady,
@@ -18,6 +19,7 @@ from cacs_ray.promises.judges import (
     judge_tries,
     judge_whole_answers,
 )
+from cacs_ray.promises.latency import PairedLatency, latency_of
 from tests.unit.promises.shots import shots
 
 
@@ -43,6 +45,30 @@ def test_accepted_requests_may_take_twice_the_nominal_p99():
 
 def test_a_service_that_accepts_nothing_does_not_stay_quick():
     assert not judge_accepted(shots(10, status=503), nominal_p99_ms=10).is_kept
+
+
+def paired(first_ms, second_ms, **columns):
+    blocks = ([first_ms] * 4, [second_ms] * 4)
+    first, second = (
+        tuple(latency_of(shots(10, latency_ms=ms, **columns)) for ms in side)
+        for side in blocks
+    )
+    return PairedLatency(first, second)
+
+
+@pytest.mark.parametrize(("first_ms", "is_kept"), [(10.4, True), (10.6, False)])
+def test_selection_may_take_a_twentieth_longer_than_ranking(first_ms, is_kept):
+    verdict = judge_ratio("p50", paired(first_ms, 10.0), "p50")
+    assert counts(verdict) == (0, 80, is_kept)
+
+
+def test_requests_that_fail_do_not_make_selection_free():
+    status = [200] * 9 + [503]
+    assert counts(judge_ratio("p50", paired(10.0, 10.0, status=status), "p50")) == (
+        8,
+        80,
+        False,
+    )
 
 
 REFUSED = {"status": 503, "has_retry_after": True, "latency_ms": 49.0}
