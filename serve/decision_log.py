@@ -177,11 +177,19 @@ class RowLog:
 
 
 def _by_schema(batch: list[pa.Table]) -> Iterable[list[pa.Table]]:
-    """Sort what waits by its columns: those of two releases may differ in kind."""
-    parts: dict[pa.Schema, list[pa.Table]] = {}
+    """Sort what waits by its columns: those of two releases may differ in kind.
+
+    Compared, not hashed: to hash a schema writes it out, a hundred times as slow.
+    """
+    parts: list[list[pa.Table]] = []
     for table in batch:
-        parts.setdefault(table.schema, []).append(table)
-    return parts.values()
+        for part in parts:
+            if part[0].schema.equals(table.schema):
+                part.append(table)
+                break
+        else:
+            parts.append([table])
+    return parts
 
 
 class ClickLog(RowLog):
