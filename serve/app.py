@@ -36,6 +36,7 @@ from serve.decision_log import ClickLog, DecisionLog, RowLog
 from serve.display import open_dataset
 from serve.evidence import EvidenceSource
 from serve.follower import Champions, Follower, open_registry
+from serve.fused import in_process, local_stages
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import Holder
 from serve.http import create_http
@@ -47,13 +48,13 @@ from serve.records import configure_records
 from serve.release import LoadRelease, PageView, load_release
 from serve.selector import Selector
 from serve.stage import (
-    InProcess,
     LoadPredictor,
     StageAnswer,
     StageRelease,
     Stages,
     load_predictor,
 )
+from serve.straight import Straight
 
 Handle = DeploymentHandle[Any]
 
@@ -88,9 +89,10 @@ class HttpGateway:
         self._releases = Holder(
             wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
         )
+        local = None if handles else local_stages(self._releases)
         self._gateway = Gateway(
             self._releases,
-            _remote_stages(*handles) if handles else self._fused(),
+            _remote_stages(*handles) if local is None else in_process(local),
             Rules(
                 make_arms(args.experiment, args.settings, wiring.bundle_ids),
                 args.budget_ms / 1e3,
@@ -100,6 +102,7 @@ class HttpGateway:
             ),
             logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
+            straight=None if local is None else Straight(local),
         )
         self._clicks = (
             Clicks(ClickLog(args.click_log, metrics), metrics, places)
@@ -129,17 +132,6 @@ class HttpGateway:
             part = getattr(self, name, None)
             if part is not None:
                 part.stop() if name == "_releases" else part.close()
-
-    def _fused(self) -> Stages:
-        """Return stages that answer in this process, with one holder for both."""
-        releases = _HeldStages(self._releases)
-        selector, ranker = Selector(releases), Ranker(releases)
-        return Stages(
-            # To open the page meanwhile does not pay here: both need the interpreter.
-            selector_scores=InProcess(selector.selector_scores),
-            teacher_scores=InProcess(ranker.teacher_scores),
-            pctr=InProcess(ranker.pctr),
-        )
 
 
 class SelectorReplica:
@@ -289,30 +281,6 @@ def _deployment(
         max_surge_percent=100,
         logging_config={"enable_access_log": False, "log_level": logging.WARNING},
     )(target)
-
-
-class _HeldStages:
-    """The stages of a gateway's own releases, in the fused graph."""
-
-    def __init__(self, releases: Holder[ServedRelease]) -> None:
-        self._releases = releases
-
-    @property
-    def live(self) -> StageRelease:
-        return _stage(self._releases.live)
-
-    @property
-    def held(self) -> dict[str, StageRelease]:
-        return {key: _stage(held) for key, held in self._releases.held.items()}
-
-    def get(self, bundle_id: str) -> StageRelease | None:
-        held = self._releases.get(bundle_id)
-        return None if held is None else _stage(held)
-
-
-def _stage(served: ServedRelease) -> StageRelease:
-    assert served.stage is not None, "the fused graph loads stages with the release"
-    return served.stage
 
 
 def _held_by_gateway(wiring: Wiring, path: str) -> ServedRelease:

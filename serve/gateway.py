@@ -34,6 +34,7 @@ from serve.metrics import Metrics
 from serve.release import PageView, Release, microseconds, requests_table
 from serve.shadow import Shadow
 from serve.stage import StageRelease, Stages
+from serve.straight import Straight
 
 _HEALTH_BUDGET_S = 2.0
 _HEALTH_CACHE_S = 1.0
@@ -115,13 +116,26 @@ class Gateway:
         *,
         logs: Logs | None = None,
         metrics: Metrics | None = None,
+        straight: Straight | None = None,
     ) -> None:
+        """Take what a gateway works with.
+
+        Args:
+            releases: what it holds.
+            stages: asked one by one.
+            rules: what is configured about every request.
+            logs: where decisions go; nowhere when None.
+            metrics: what it counts.
+            straight: the same stages in this process, asked all at once; the others
+                are then asked only when that goes wrong.
+        """
         self.releases = releases
         self.metrics = metrics or Metrics()
         self.metrics.watch_releases(
             lambda: (self.release.bundle_id, tuple(releases.held))
         )
         self._stages = stages
+        self._straight = straight
         self._rules = rules
         self.places = Places(rules.max_in_flight)
         logs = logs or Logs()
@@ -240,7 +254,7 @@ class Gateway:
             "queue": question.waited_s,
             "prepare": perf_counter() - started,
         }
-        decisions = await _choose(candidates, scorers, settings)
+        decisions = await self._choose(candidates, scorers, settings)
         scorers.seconds["total"] = perf_counter() - started + question.waited_s
         failures = [missing, *scorers.failures] if missing else scorers.failures
         reason = ",".join(failures) or None
@@ -257,6 +271,21 @@ class Gateway:
             ),
             scorers.seconds,
         )
+
+    async def _choose(
+        self, candidates: Candidates, scorers: RemoteScorers, settings: DecisionSettings
+    ) -> Decisions:
+        if not candidates.ad_ids:
+            return no_decisions()
+        if self._straight is not None:
+            decisions = scorers.decide_straight(self._straight, candidates, settings)
+            if decisions is not None:
+                return decisions
+        scorers.begin(settings.policy)
+        try:
+            return await decide(candidates, scorers, settings)
+        finally:
+            scorers.end()
 
     def _answering(
         self, request: DecideRequest, question: Question
@@ -311,18 +340,6 @@ def prepare(
             rule="too_many_creatives",
         )
     return prepared
-
-
-async def _choose(
-    candidates: Candidates, scorers: RemoteScorers, settings: DecisionSettings
-) -> Decisions:
-    if not candidates.ad_ids:
-        return no_decisions()
-    scorers.begin(settings.policy)
-    try:
-        return await decide(candidates, scorers, settings)
-    finally:
-        scorers.end()
 
 
 def _page(release: Release, request: DecideRequest, token: str) -> PageView:

@@ -16,12 +16,14 @@ from time import perf_counter
 
 import numpy as np
 
-from cacs_ray.decision.candidates import Candidates
+from cacs_ray.decision.candidates import Candidates, Decisions
+from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.decision.creative_policy import smoothed_ctr
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.schema import PolicyName
 from serve.release import PageView
 from serve.stage import RemoteMethod, StageAnswer, Stages
+from serve.straight import Straight, StraightScorers
 
 # A stage may use this much of the time left, so that the next one has some too.
 STAGE_SHARE = 0.6
@@ -90,6 +92,24 @@ class RemoteScorers:
         if self.opening is not None:
             self.opening.cancel()
 
+    def decide_straight(
+        self, straight: Straight, candidates: Candidates, settings: DecisionSettings
+    ) -> Decisions | None:
+        """Decide at once in this process; None = ask the stages one by one."""
+        most_s = self._stage_s()
+        if most_s == 0:
+            return None
+        question = self.question
+        asked = StraightScorers(
+            straight.stages, question.release, question.page, self.catalogue
+        )
+        decisions = straight.decide(candidates, asked, settings, most_s)
+        if decisions is not None:
+            self.seconds |= asked.seconds
+            if asked.priced is not None:
+                self.last_pctr.remember(asked.priced, decisions.pctr)
+        return decisions
+
     async def selector_scores(self, candidates: Candidates) -> np.ndarray:
         """Return the student's scores, float [A, C], else the smoothed CTR."""
         asked = self.stages.selector_scores
@@ -118,8 +138,7 @@ class RemoteScorers:
 
     async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
         """(clicks, impressions), float [A, C], as of the end of training."""
-        lists = candidates.creative_lists
-        return self.catalogue.clicks[lists], self.catalogue.impressions[lists]
+        return self.catalogue.counts(candidates.creative_lists)
 
     def prior(self) -> tuple[float, float]:
         """Beta prior of a creative's CTR."""

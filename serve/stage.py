@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,10 @@ _PAGES_KEPT = 128
 
 _STAGE_THREADS = 4
 
-# An answer takes a few milliseconds; a stage that takes this long is in trouble.
-_PATIENCE_S = 0.01
-# After that the event loop does not stand still for this stage for a while.
-_IMPATIENT_S = 0.25
+PATIENCE_S: Final = 0.01
+"""An answer takes a few milliseconds; a stage that takes this long is in trouble."""
+WARY_S: Final = 0.25
+"""After that the event loop does not stand still for it for so long."""
 
 
 class StagePredictor(Protocol):
@@ -90,6 +90,10 @@ class StageAnswer:
     to say."""
 
 
+StageMethod = Callable[[str, PageView, np.ndarray], StageAnswer]
+"""One method of a stage in this process: release, page, creatives -> answer."""
+
+
 class RemoteMethod(Protocol):
     """One method of a deployment handle."""
 
@@ -122,9 +126,9 @@ class InProcess:
 
     def __init__(
         self,
-        method: Callable[[str, PageView, np.ndarray], StageAnswer],
+        method: StageMethod,
         *,
-        patience_s: float = _PATIENCE_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Wrap a method.
 
@@ -146,7 +150,7 @@ class InProcess:
         if monotonic() >= self._waits_from_s:
             wait((asked,), self._patience_s)
             if not asked.done():
-                self._waits_from_s = monotonic() + _IMPATIENT_S
+                self._waits_from_s = monotonic() + WARY_S
         if not asked.done():
             return asyncio.wrap_future(asked)
         answer = asyncio.get_running_loop().create_future()

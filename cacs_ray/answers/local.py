@@ -47,8 +47,7 @@ class LocalScorers:
 
     async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
         """(clicks, impressions), float64 [A, C], as of the end of training."""
-        catalogue, lists = self._predictor.catalogue, candidates.creative_lists
-        return catalogue.clicks[lists], catalogue.impressions[lists]
+        return self._predictor.catalogue.counts(candidates.creative_lists)
 
     def prior(self) -> tuple[float, float]:
         """Beta prior of a creative's CTR."""

@@ -102,6 +102,10 @@ class Catalogue:
         index = self._creative_index
         return np.array([index.get(c, 0) for c in creative_ids], np.int32)
 
+    def counts(self, lists: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (clicks, impressions) of the training window by list, as given."""
+        return self.clicks[lists], self.impressions[lists]
+
     @cached_property
     def versions(self) -> "Versions":
         """Every list of live creatives that ever holds."""

@@ -20,18 +20,18 @@ from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.schema import DECISIONS, Column
 from jobs import cycle, join_feedback
 from serve.api import Click, ClicksRequest, DecideRequest
-from serve.app import HttpGateway, _HeldStages, wire
+from serve.app import HttpGateway, wire
 from serve.arguments import AppArgs
 from serve.arms import LIVE, Arm, Arms
 from serve.clicks import Clicks
 from serve.decision_log import ClickLog, DecisionLog
+from serve.fused import in_process, local_stages
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.metrics import Metrics
-from serve.ranker import Ranker
 from serve.release import load_release
-from serve.selector import Selector
-from serve.stage import InProcess, StageRelease, Stages, load_predictor
+from serve.stage import StageRelease, load_predictor
+from serve.straight import Straight
 
 
 def test_a_bundle_answers_its_golden_requests(walk):
@@ -60,19 +60,14 @@ def gateway_over(bundle, log, **settings):
     """A gateway with the stages of a bundle in this process."""
     served = ServedRelease(load_release(bundle), StageRelease(load_predictor(bundle)))
     releases = OneRelease(served.release.bundle_id, served)
-    stages = _HeldStages(releases)
-    selector, ranker = Selector(stages), Ranker(stages)
+    stages = local_stages(releases)
     live = Arm(LIVE, None, DecisionSettings(**settings))
     return Gateway(
         releases,
-        Stages(
-            InProcess(selector.selector_scores),
-            InProcess(ranker.teacher_scores),
-            InProcess(ranker.pctr),
-            InProcess(ranker.open_page),
-        ),
+        in_process(stages),
         Rules(Arms("arms", [], live), budget_s=30.0),
         logs=Logs(log),
+        straight=Straight(stages),
     )
 
 

@@ -1,0 +1,154 @@
+"""A whole decision in one thread, where all stages are in this process.
+
+To hand each stage to a thread and wait for it costs as much as a stage's own work.
+Here the whole of `decide()` is handed over once. The ladder stays where it is: when
+anything goes wrong, the gateway asks the stages one by one instead.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+
+import numpy as np
+
+from cacs_ray.decision.candidates import Candidates, Decisions
+from cacs_ray.decision.cascade import DecisionSettings, decide
+from cacs_ray.features.catalogue import Catalogue
+from serve.release import PageView
+from serve.stage import PATIENCE_S, WARY_S, StageMethod
+
+_THREADS = 4
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStages:
+    """The stages' own methods, to be called in this process."""
+
+    selector_scores: StageMethod
+    teacher_scores: StageMethod
+    pctr: StageMethod
+
+
+@dataclass(slots=True)
+class StraightScorers:
+    """`Scorers` that call the stages at once: their coroutines never wait.
+
+    Scores that are not numbers are found by `decide`.
+    """
+
+    stages: LocalStages
+    release: str
+    page: PageView
+    catalogue: Catalogue
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time in each stage."""
+    priced: np.ndarray | None = None
+    """int32 [A]: the creatives that the ranker was asked for."""
+    is_given_up: bool = False
+    """Nobody waits any longer: the next stage need not begin."""
+
+    async def selector_scores(self, candidates: Candidates) -> np.ndarray:
+        """Return the student's scores, float [A, C]."""
+        asked = self.stages.selector_scores
+        return self._ask("selector", asked, candidates.creative_lists)
+
+    async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
+        """Return the teacher's logits, float [A, C]."""
+        asked = self.stages.teacher_scores
+        return self._ask("teacher", asked, candidates.creative_lists)
+
+    async def pctr(
+        self,
+        candidates: Candidates,  # noqa: ARG002 - as `Scorers` has it
+        creative_row: np.ndarray,
+    ) -> np.ndarray:
+        """Return the ranker's CTR, float64 [A]."""
+        self.priced = creative_row
+        return self._ask("ranker", self.stages.pctr, creative_row)
+
+    async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """(clicks, impressions), float [A, C], as of the end of training."""
+        return self.catalogue.counts(candidates.creative_lists)
+
+    def prior(self) -> tuple[float, float]:
+        """Beta prior of a creative's CTR."""
+        return self.catalogue.prior
+
+    def _ask(self, stage: str, asked: StageMethod, creatives: np.ndarray) -> np.ndarray:
+        if self.is_given_up:
+            raise TimeoutError(f"given up before the {stage}")
+        started = perf_counter()
+        answer = asked(self.release, self.page, creatives)
+        self.seconds[stage] = perf_counter() - started
+        if answer.scores is None or answer.release != self.release:
+            raise LookupError(f"the {stage} does not hold {self.release}")
+        return answer.scores
+
+
+class Straight:
+    """Runs whole decisions in a thread while the event loop stands still for them.
+
+    A decision that fails or takes too long is none; for a while after that no other
+    is tried, so that a stage in trouble is met by the ladder at once.
+    """
+
+    def __init__(
+        self, stages: LocalStages, *, patience_s: float = 2 * PATIENCE_S
+    ) -> None:
+        """Take the stages.
+
+        Args:
+            stages: what decisions ask.
+            patience_s: so long the event loop stands still for one decision; two
+                stages answer meanwhile.
+        """
+        self.stages = stages
+        self._patience_s = patience_s
+        self._threads = ThreadPoolExecutor(_THREADS, "straight")
+        self._not_before_s = 0.0
+
+    def decide(
+        self,
+        candidates: Candidates,
+        scorers: StraightScorers,
+        settings: DecisionSettings,
+        most_s: float,
+    ) -> Decisions | None:
+        """Decide in a thread and wait for it.
+
+        Args:
+            candidates: the ads of one request.
+            scorers: over these stages, for this request.
+            settings: as of `decide`.
+            most_s: so long at most, whatever the patience.
+
+        Returns:
+            None when something went wrong, is not tried now, or the policy asks
+            stages side by side.
+        """
+        if settings.policy == "parallel" or monotonic() < self._not_before_s:
+            return None
+        asked = self._threads.submit(_run, candidates, scorers, settings)
+        wait((asked,), min(most_s, self._patience_s))
+        error = asked.exception() if asked.done() else TimeoutError("too slow")
+        if error is None:
+            return asked.result()
+        scorers.is_given_up = True
+        self._not_before_s = monotonic() + WARY_S
+        _logger.warning("stage by stage: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _run(
+    candidates: Candidates, scorers: StraightScorers, settings: DecisionSettings
+) -> Decisions:
+    """Run a coroutine that never waits, without an event loop."""
+    try:
+        decide(candidates, scorers, settings).send(None)
+    except StopIteration as ended:
+        decisions: Decisions = ended.value
+        return decisions
+    raise RuntimeError("a stage in this process waited")
