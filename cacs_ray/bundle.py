@@ -36,20 +36,14 @@ from cacs_ray.features.batch import (
 )
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.context import Context, Entities
-from cacs_ray.features.encode import (
-    ContentEncoder,
-    encode_rows,
-    with_blank_row,
-)
-from cacs_ray.features.kept import (
-    ENTITY_SIDES,
-    FittedFeatures,
-    read_fitted,
-)
+from cacs_ray.features.encode import ContentEncoder, encode_rows, with_blank_row
+from cacs_ray.features.kept import ENTITY_SIDES, FittedFeatures, read_fitted
 from cacs_ray.features.profile import Profile
 from cacs_ray.features.request_text import encode_request_text
 from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.models.calibration import Calibration
+from cacs_ray.models.embeddings import num_rows
+from cacs_ray.models.plain_selector import PlainSelector
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
 from cacs_ray.models.selector import Selector, catalogue_vectors
@@ -205,7 +199,6 @@ class Predictor:
             ad_row=ad_rows,
         )
 
-    @torch.inference_mode()
     def selector_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
         """Score lists of creatives: gather and dot.
 
@@ -216,12 +209,17 @@ class Predictor:
         Returns:
             float32 [A, C]; the scores at padding mean nothing.
         """
-        users = self.selector.user_vectors(context.request)
-        if len(users) > 1:  # one row serves every ad: one request, or no user field
-            users = users[context.request_index]
-        return self.selector.score(
-            users, self.creative_vectors, as_index(lists)
-        ).numpy()
+        # One row serves every ad: one request, or no field of user and request.
+        if num_rows(context.request) == 1:
+            return self._plain_selector.score(context.request, lists)
+        with torch.inference_mode():
+            users = self.selector.user_vectors(context.request)[context.request_index]
+            scores = self.selector.score(users, self.creative_vectors, as_index(lists))
+            return scores.numpy()
+
+    @cached_property
+    def _plain_selector(self) -> PlainSelector:
+        return PlainSelector(self.selector, self.creative_vectors)
 
     def teacher_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
         """Score every creative of every list with the teacher: float32 [A, C]."""

@@ -58,7 +58,9 @@ def epsilon_greedy_probabilities(
     """
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon must lie in [0, 1], got {epsilon}")
-    probabilities = epsilon * uniform_probabilities(mask)
+    probabilities = (
+        epsilon * uniform_probabilities(mask) if epsilon else np.zeros(mask.shape)
+    )
     # NaN-free padding: argmax would otherwise return the place of a NaN.
     best = np.where(mask, scores, -np.inf).argmax(1)
     probabilities[np.arange(len(best)), best] += 1 - epsilon
