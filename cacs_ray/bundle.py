@@ -31,7 +31,9 @@ from cacs_ray.errors import InputError
 from cacs_ray.features.batch import (
     FeatureTensors,
     as_index,
+    as_tensors,
     creative_features,
+    take_arrays,
     take_rows,
 )
 from cacs_ray.features.catalogue import Catalogue
@@ -42,7 +44,6 @@ from cacs_ray.features.profile import Profile
 from cacs_ray.features.request_text import encode_request_text
 from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.models.calibration import Calibration
-from cacs_ray.models.embeddings import num_rows
 from cacs_ray.models.plain_selector import PlainSelector
 from cacs_ray.models.ranker import Ranker
 from cacs_ray.models.saved import load_ranker, load_selector
@@ -191,11 +192,11 @@ class Predictor:
         ad_rows = self.catalogue.ad_row(requests[Column.AD_ID].to_pylist())
         return Context(
             request={
-                **take_rows(self.entities.users, user_rows),
-                **take_rows(encoded, np.arange(len(heads))),
+                **take_arrays(self.entities.users, user_rows),
+                **take_arrays(encoded, np.arange(len(heads))),
             },
             ad=take_rows(self.entities.ads, ad_rows),
-            request_index=as_index(request_index),
+            request_index=request_index,
             ad_row=ad_rows,
         )
 
@@ -209,11 +210,11 @@ class Predictor:
         Returns:
             float32 [A, C]; the scores at padding mean nothing.
         """
-        # One row serves every ad: one request, or no field of user and request.
-        if num_rows(context.request) == 1:
+        if context.is_shared:
             return self._plain_selector.score(context.request, lists)
         with torch.inference_mode():
-            users = self.selector.user_vectors(context.request)[context.request_index]
+            users = self.selector.user_vectors(as_tensors(context.request))
+            users = users[as_index(context.request_index)]
             scores = self.selector.score(users, self.creative_vectors, as_index(lists))
             return scores.numpy()
 

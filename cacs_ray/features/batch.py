@@ -181,15 +181,25 @@ def _only_shown(
     return np.where(is_cut[:, None], alone, lists), np.where(is_cut, 0, shown)
 
 
-def take_rows(arrays: FeatureArrays, rows: np.ndarray) -> FeatureTensors:
+def take_arrays(arrays: FeatureArrays, rows: np.ndarray) -> FeatureArrays:
     """Gather rows of every field: integers become int64, the rest float32."""
     return {
-        key: _as_tensor(
+        key: np.ascontiguousarray(
             array[rows],
             np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32,
         )
         for key, array in arrays.items()
     }
+
+
+def as_tensors(arrays: FeatureArrays) -> FeatureTensors:
+    """Return what `take_arrays` gives as tensors, without a copy."""
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def take_rows(arrays: FeatureArrays, rows: np.ndarray) -> FeatureTensors:
+    """Gather rows of every field as tensors, as `take_arrays`."""
+    return as_tensors(take_arrays(arrays, rows))
 
 
 def creative_features(

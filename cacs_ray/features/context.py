@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from cacs_ray.features.batch import FeatureTensors
+from cacs_ray.features.batch import FeatureTensors, take_rows
 from cacs_ray.features.spec import FeatureArrays
 
 
@@ -25,20 +24,28 @@ class Entities:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """User and request fields, R rows; ad fields, A rows."""
+    """Candidate ads, ready for the models."""
 
-    request: FeatureTensors
+    request: FeatureArrays
+    """User and request fields, R rows: int64 or float32. Arrays, because a selector
+    answers a single request without tensors."""
     ad: FeatureTensors
-    request_index: Tensor
+    """Ad fields, A rows."""
+    request_index: np.ndarray
     """int64 [A]"""
     ad_row: np.ndarray
     """int [A]: row of each ad in the catalogue, 0 = unknown."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether one row serves every ad: one request, or no such field at all."""
+        return all(len(values) == 1 for values in self.request.values())
 
     def joined(self, rows: slice) -> FeatureTensors:
         """user.*, request.* and ad.* fields of some ads, one row per ad."""
         index = self.request_index[rows]
         return {
-            **{key: values[index] for key, values in self.request.items()},
+            **take_rows(self.request, index),
             **{key: values[rows] for key, values in self.ad.items()},
         }
 

@@ -14,17 +14,15 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cacs_ray.features.batch import FeatureTensors
-from cacs_ray.features.spec import FieldSpec
+from cacs_ray.features.spec import FeatureArrays
 from cacs_ray.models.embeddings import EmbeddingTables, FieldEncoder, module_key
 from cacs_ray.models.selector import Selector
 from cacs_ray.models.tower import Tower
 
-_NOTHING: Final = np.ones(1, np.float32)
-"""What a selector without any field of user or request reads."""
+_ONE: Final = np.ones(1, np.float32)
 
 
 class PlainSelector:
@@ -42,7 +40,7 @@ class PlainSelector:
         self._tower = _PlainTower(selector.user_tower)
         self._creative_vectors = creative_vectors.detach().numpy()
 
-    def user_vector(self, context: FeatureTensors) -> Float[np.ndarray, " D"]:
+    def user_vector(self, context: FeatureArrays) -> Float[np.ndarray, " D"]:
         """Return U(user, request), its last coordinate 1.
 
         Args:
@@ -53,7 +51,7 @@ class PlainSelector:
         return vector
 
     def score(
-        self, context: FeatureTensors, lists: Int[np.ndarray, "A C"]
+        self, context: FeatureArrays, lists: Int[np.ndarray, "A C"]
     ) -> Float[np.ndarray, "A C"]:
         """Return the dot product of the user with each creative of each list.
 
@@ -67,39 +65,66 @@ class PlainSelector:
 
 
 class _PlainEncoder:
-    """`FieldEncoder` for one row."""
+    """`FieldEncoder` for one row, with a 1 behind it for the tower's biases."""
 
     def __init__(self, encoder: FieldEncoder, tables: EmbeddingTables) -> None:
         self._fields = encoder.fields
-        self._starts = {
-            one.key: tables.span(one).start for one in self._fields if one.vocabulary
-        }
-        self._projections: Mapping[str, tuple[np.ndarray, np.ndarray]] = {
+        self._looked_up = [one for one in self._fields if one.vocabulary]
+        self._starts = [tables.span(one).start for one in self._looked_up]
+        self._projections = {
             one.key: _weights(encoder.projections[module_key(one.key)])
             for one in self._fields
             if module_key(one.key) in encoder.projections
         }
         self._table = _Table(tables.weight.detach())
 
-    def __call__(self, context: FeatureTensors) -> Float[np.ndarray, " W"]:
-        if not self._fields:
-            return _NOTHING
-        return np.concatenate(
-            [self._encode(one, context[one.key].numpy()) for one in self._fields]
-        )
+    def __call__(self, context: FeatureArrays) -> Float[np.ndarray, " W1"]:
+        found = self._found(context) if self._looked_up else {}
+        # Without any field of user or request the towers read a constant 1.
+        parts = [] if self._fields else [_ONE]
+        for one in self._fields:
+            part = found.get(one.key)
+            if part is None:
+                weight, bias = self._projections[one.key]
+                part = weight @ context[one.key][0] + bias
+            parts.append(part)
+        return np.concatenate([*parts, _ONE])
 
-    def _encode(self, one: FieldSpec, value: Shaped[np.ndarray, "1 *L"]) -> np.ndarray:
-        projection = self._projections.get(one.key)
-        if projection is not None:
-            weight, bias = projection
-            projected: np.ndarray = weight @ value[0] + bias
-            return projected
-        start = self._starts[one.key]
-        if one.encoding == "index":
-            return self._table[start + value][0]
-        known = value[value > 0]
-        mean: np.ndarray = self._table[start + known].sum(0) / max(len(known), 1)
-        return mean
+    def _found(self, context: FeatureArrays) -> Mapping[str, Float[np.ndarray, " D"]]:
+        """Look all values up at once; those that are unknown have rows of zeros."""
+        values = [context[one.key].ravel() for one in self._looked_up]
+        rows = np.concatenate(
+            [start + one for start, one in zip(self._starts, values, strict=True)]
+        )
+        found, at, parts = self._table[rows], 0, {}
+        for one, listed in zip(self._looked_up, values, strict=True):
+            size = len(listed)
+            if one.encoding == "index":
+                parts[one.key] = found[at]
+            else:
+                known = max(int(np.count_nonzero(listed)), 1)
+                total = np.add.reduce(found[at : at + size], axis=0)
+                parts[one.key] = total / np.float32(known)
+            at += size
+        return parts
+
+
+class _PlainTower:
+    """`Tower` for one row; the layers that read it are one matrix, biases and all."""
+
+    def __init__(self, tower: Tower) -> None:
+        hidden, hidden_bias = _weights(tower.hidden)
+        self._out, out_bias = _weights(tower.out)
+        layers = np.concatenate([hidden, tower.straight.weight.detach().numpy()])
+        biases = np.concatenate([hidden_bias, out_bias])
+        self._first = np.concatenate([layers, biases[:, None]], axis=1)
+        self._hidden = len(hidden)
+
+    def __call__(self, row: Float[np.ndarray, " W1"]) -> Float[np.ndarray, " D1"]:
+        both = self._first @ row
+        bent = np.maximum(both[: self._hidden], 0.0)
+        found: np.ndarray = self._out @ bent + both[self._hidden :]
+        return found
 
 
 class _Table:
@@ -112,26 +137,8 @@ class _Table:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         if self._array is not None:
-            found: np.ndarray = self._array[rows]
-            return found
+            return self._array.take(rows, axis=0)
         return self._weight[torch.from_numpy(rows)].float().numpy()
-
-
-class _PlainTower:
-    """`Tower` for one row; the two layers that read it are one matrix."""
-
-    def __init__(self, tower: Tower) -> None:
-        hidden, self._hidden_bias = _weights(tower.hidden)
-        straight = tower.straight.weight.detach().numpy()
-        self._first = np.concatenate([hidden, straight])
-        self._out, self._out_bias = _weights(tower.out)
-
-    def __call__(self, row: Float[np.ndarray, " W"]) -> Float[np.ndarray, " D1"]:
-        both = self._first @ row
-        size = len(self._hidden_bias)
-        bent = np.maximum(both[:size] + self._hidden_bias, 0.0)
-        found: np.ndarray = self._out @ bent + self._out_bias + both[size:]
-        return found
 
 
 def _weights(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:

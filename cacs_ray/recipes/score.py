@@ -4,7 +4,7 @@ import numpy as np
 
 from cacs_ray.bundle import Predictor
 from cacs_ray.evaluation.scored_log import ScoredLog
-from cacs_ray.features.batch import EncodedLog, as_index
+from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.context import Context
 from cacs_ray.models.calibration import Calibration, Choices, fit_calibration
 
@@ -15,9 +15,9 @@ def log_context(log: EncodedLog, rows: np.ndarray) -> Context:
     """Return logged impressions as candidate ads, one request each."""
     features = log.context(rows)
     return Context(
-        request={k: v for k, v in features.items() if not k.startswith("ad.")},
+        request={k: v.numpy() for k, v in features.items() if not k.startswith("ad.")},
         ad={k: v for k, v in features.items() if k.startswith("ad.")},
-        request_index=as_index(np.arange(len(rows))),
+        request_index=np.arange(len(rows)),
         ad_row=np.asarray(log.ad_row[rows]),
     )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cacs_ray.features.batch import as_tensors
 from cacs_ray.models.plain_selector import PlainSelector
 from cacs_ray.models.selector import Selector
 from tests.synthetic_log import SPEC, make_log, selector_config, spec_of
@@ -35,7 +36,7 @@ def contexts(keys, number=20):
     batch = make_log(number).batch(np.arange(number))
     for row in range(number):
         yield {
-            key: value[row : row + 1]
+            key: value[row : row + 1].numpy()
             for key, value in batch.context.items()
             if key in keys and key.partition(".")[0] in ("user", "request")
         }
@@ -49,7 +50,7 @@ def test_it_scores_as_the_selector_does(keys, storage):
     scores = []
     for context in contexts(keys):
         with torch.inference_mode():
-            users = selector.user_vectors(context)
+            users = selector.user_vectors(as_tensors(context))
             expected = selector.score(users, vectors, torch.from_numpy(LISTS).long())
         scores.append(plain.score(context, LISTS))
         assert scores[-1].dtype == np.float32
@@ -62,11 +63,9 @@ def test_it_scores_as_the_selector_does(keys, storage):
 def test_unknown_users_and_empty_lists_are_zero_vectors():
     keys = SUBSETS["everything"]
     selector, vectors = trained(keys)
-    blank = {
-        key: torch.zeros_like(value) for key, value in next(contexts(keys)).items()
-    }
+    blank = {key: np.zeros_like(value) for key, value in next(contexts(keys)).items()}
     with torch.inference_mode():
-        expected = selector.user_vectors(blank)[0]
+        expected = selector.user_vectors(as_tensors(blank))[0]
     found = PlainSelector(selector, vectors).user_vector(blank)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
