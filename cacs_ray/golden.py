@@ -6,6 +6,8 @@ replays them first: another version of a library, another processor or a bundle 
 was put together wrongly then shows before a user sees it.
 """
 
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,15 +162,35 @@ def _plain(requests: pa.Table) -> pa.Table:
 
 
 def _answers(predictor: Predictor, requests: pa.Table) -> dict[str, Any]:
-    """Score golden requests: a whole list by the selector, its first by the ranker."""
-    context = predictor.context(requests)
+    """Score golden requests: a whole list by the selector, its first by the ranker.
+
+    One by one, as they are served: several together take another way through the
+    selector.
+    """
     moments = requests[Column.REQUEST_TS].cast(pa.int64()).to_numpy()
-    lists = predictor.catalogue.lists(context.ad_row, moments)
-    scores = np.where(lists > 0, predictor.selector_scores(context, lists), 0.0)
-    return {
-        "selector_scores": scores.round(6).tolist(),
-        "pctr": predictor.pctr(context, lists[:, 0]).round(9).tolist(),
-        "pctr_unknown_creative": predictor.pctr(context, 0 * lists[:, 0])
-        .round(9)
-        .tolist(),
+    ads = predictor.catalogue.ad_row(requests[Column.AD_ID].to_pylist())
+    lists = predictor.catalogue.lists(ads, moments)
+    answers: dict[str, list[Any]] = {
+        "selector_scores": [],
+        "pctr": [],
+        "pctr_unknown_creative": [],
     }
+    for rows in _rows_of_requests(requests):
+        context, listed = predictor.context(requests[rows]), lists[rows]
+        scores = np.where(listed > 0, predictor.selector_scores(context, listed), 0.0)
+        answers["selector_scores"] += scores.round(6).tolist()
+        for name, creatives in (
+            ("pctr", listed[:, 0]),
+            ("pctr_unknown_creative", 0 * listed[:, 0]),
+        ):
+            answers[name] += predictor.pctr(context, creatives).round(9).tolist()
+    return answers
+
+
+def _rows_of_requests(requests: pa.Table) -> Iterator[slice]:
+    """Yield which rows each request has; they are adjacent."""
+    start = 0
+    for _, rows in groupby(requests[Column.REQUEST_ID].to_pylist()):
+        stop = start + len(list(rows))
+        yield slice(start, stop)
+        start = stop
