@@ -9,20 +9,15 @@ same sums in NumPy are a dozen calls. Training, batches and catalogues go on thr
     W  width of the encoded user and request           H  width of the hidden layer
 """
 
-from collections.abc import Mapping
-from typing import Final
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cacs_ray.features.spec import FeatureArrays
+from cacs_ray.features.spec import FeatureArrays, FieldSpec
 from cacs_ray.models.embeddings import EmbeddingTables, FieldEncoder, module_key
 from cacs_ray.models.selector import Selector
 from cacs_ray.models.tower import Tower
-
-_ONE: Final = np.ones(1, np.float32)
 
 
 class PlainSelector:
@@ -37,7 +32,7 @@ class PlainSelector:
         self, selector: Selector, creative_vectors: Float[Tensor, "K D"]
     ) -> None:
         self._encoder = _PlainEncoder(selector.user_encoder, selector.tables)
-        self._tower = _PlainTower(selector.user_tower)
+        self._tower = _PlainTower(selector.user_tower, self._encoder.columns)
         self._creative_vectors = creative_vectors.detach().numpy()
 
     def user_vector(self, context: FeatureArrays) -> Float[np.ndarray, " D"]:
@@ -65,59 +60,85 @@ class PlainSelector:
 
 
 class _PlainEncoder:
-    """`FieldEncoder` for one row, with a 1 behind it for the tower's biases."""
+    """`FieldEncoder` for one row; its numbers stand in an order of their own.
+
+    First what is looked up, all at once, then what is projected, then a 1 for the
+    biases of the tower; `columns` says where each stands in the order of the fields.
+    """
 
     def __init__(self, encoder: FieldEncoder, tables: EmbeddingTables) -> None:
-        self._fields = encoder.fields
-        self._looked_up = [one for one in self._fields if one.vocabulary]
-        self._starts = [tables.span(one).start for one in self._looked_up]
-        self._projections = {
-            one.key: _weights(encoder.projections[module_key(one.key)])
-            for one in self._fields
-            if module_key(one.key) in encoder.projections
-        }
+        looked_up = [one for one in encoder.fields if one.vocabulary]
+        projected = [one for one in encoder.fields if not one.vocabulary]
+        self._looked_up = [one.key for one in looked_up]
+        self._lists = [
+            (bag, one.key)
+            for bag, one in enumerate(looked_up)
+            if one.encoding == "index_list"
+        ]
+        self._projections = [
+            (one.key, *_weights(encoder.projections[module_key(one.key)]))
+            for one in projected
+        ]
         self._table = _Table(tables.weight.detach())
+        sizes = [one.size if one.encoding == "index_list" else 1 for one in looked_up]
+        starts = [tables.span(one).start for one in looked_up]
+        self._starts = np.repeat(starts, sizes)
+        self._bags = np.cumsum([0, *sizes[:-1]])
+        self.columns = self._columns(encoder, [*looked_up, *projected], tables.dim)
+        self._row = np.ones(len(self.columns) + 1, np.float32)
 
     def __call__(self, context: FeatureArrays) -> Float[np.ndarray, " W1"]:
-        found = self._found(context) if self._looked_up else {}
         # Without any field of user or request the towers read a constant 1.
-        parts = [] if self._fields else [_ONE]
-        for one in self._fields:
-            part = found.get(one.key)
-            if part is None:
-                weight, bias = self._projections[one.key]
-                part = weight @ context[one.key][0] + bias
-            parts.append(part)
-        return np.concatenate([*parts, _ONE])
+        row = self._row.copy()
+        at = 0
+        if self._looked_up:
+            bags = self._bags_of(context)
+            at = bags.size
+            row[:at] = bags.ravel()
+        for key, weight, bias in self._projections:
+            row[at : at + len(bias)] = weight @ context[key][0] + bias
+            at += len(bias)
+        return row
 
-    def _found(self, context: FeatureArrays) -> Mapping[str, Float[np.ndarray, " D"]]:
-        """Look all values up at once; those that are unknown have rows of zeros."""
-        values = [context[one.key].ravel() for one in self._looked_up]
-        rows = np.concatenate(
-            [start + one for start, one in zip(self._starts, values, strict=True)]
-        )
-        found, at, parts = self._table[rows], 0, {}
-        for one, listed in zip(self._looked_up, values, strict=True):
-            size = len(listed)
-            if one.encoding == "index":
-                parts[one.key] = found[at]
-            else:
-                known = max(int(np.count_nonzero(listed)), 1)
-                total = np.add.reduce(found[at : at + size], axis=0)
-                parts[one.key] = total / np.float32(known)
-            at += size
-        return parts
+    def _bags_of(self, context: FeatureArrays) -> Float[np.ndarray, "F D"]:
+        """Return what each field finds; what is unknown has a row of zeros."""
+        values = np.concatenate([context[key].ravel() for key in self._looked_up])
+        found = self._table[values + self._starts]
+        bags: np.ndarray = np.add.reduceat(found, self._bags, axis=0)
+        for bag, key in self._lists:
+            bags[bag] /= max(int(np.count_nonzero(context[key])), 1)
+        return bags
+
+    @staticmethod
+    def _columns(
+        encoder: FieldEncoder, ordered: list[FieldSpec], dim: int
+    ) -> Int[np.ndarray, " W"]:
+        """Return the place in the encoder's output of each number of a row."""
+        if not ordered:
+            return np.zeros(1, np.int64)
+        widths = {
+            one.key: dim
+            if one.vocabulary
+            else len(_weights(encoder.projections[module_key(one.key)])[1])
+            for one in encoder.fields
+        }
+        ends = np.cumsum([widths[one.key] for one in encoder.fields])
+        places = {
+            one.key: np.arange(end - widths[one.key], end)
+            for one, end in zip(encoder.fields, ends, strict=True)
+        }
+        return np.concatenate([places[one.key] for one in ordered])
 
 
 class _PlainTower:
     """`Tower` for one row; the layers that read it are one matrix, biases and all."""
 
-    def __init__(self, tower: Tower) -> None:
+    def __init__(self, tower: Tower, columns: Int[np.ndarray, " W"]) -> None:
         hidden, hidden_bias = _weights(tower.hidden)
         self._out, out_bias = _weights(tower.out)
         layers = np.concatenate([hidden, tower.straight.weight.detach().numpy()])
         biases = np.concatenate([hidden_bias, out_bias])
-        self._first = np.concatenate([layers, biases[:, None]], axis=1)
+        self._first = np.concatenate([layers[:, columns], biases[:, None]], axis=1)
         self._hidden = len(hidden)
 
     def __call__(self, row: Float[np.ndarray, " W1"]) -> Float[np.ndarray, " D1"]:
