@@ -218,10 +218,9 @@ async def _select_thompson(
 def _choose_best(
     candidates: Candidates, scores: np.ndarray, stage: str, epsilon: float
 ) -> _Selection:
-    scores = _checked_scores(scores, candidates.mask, candidates, stage)
-    probabilities = creative_policy.epsilon_greedy_probabilities(
-        scores, candidates.mask, epsilon
-    )
+    mask = candidates.mask
+    scores = _checked_scores(scores, mask, candidates, stage)
+    probabilities = creative_policy.epsilon_greedy_probabilities(scores, mask, epsilon)
     return _choose(candidates, _explored(candidates, probabilities), scores)
 
 
@@ -308,9 +307,9 @@ def _checked_scores(
     scores = np.asarray(scores, np.float64)
     if scores.shape != mask.shape:
         raise ValueError(f"{stage}: expected shape {mask.shape}, got {scores.shape}")
-    is_bad = (mask & ~np.isfinite(scores)).any(1)
+    is_bad = mask & ~np.isfinite(scores)
     if is_bad.any():
-        ad = candidates.ad_ids[int(is_bad.argmax())]
+        ad = candidates.ad_ids[int(is_bad.any(1).argmax())]
         raise ValueError(f"{stage}: a score of ad {ad!r} is not finite")
     return np.where(mask, scores, np.nan)
 
