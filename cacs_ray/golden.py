@@ -6,7 +6,7 @@ replays them first: another version of a library, another processor or a bundle 
 was put together wrongly then shows before a user sees it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -37,11 +37,12 @@ def write_golden(root: Path, predictor: Predictor) -> None:
         predictor: opened from these files.
     """
     requests = golden_requests(predictor)
+    rows = list(_rows_of_requests(requests))
     write_plain_json(
         root / FILE,
         {
             "requests": _plain(requests).to_pylist(),
-            "answers": _answers(predictor, requests) if requests.num_rows else {},
+            "answers": _answers(predictor, requests, rows) if rows else {},
         },
     )
 
@@ -58,26 +59,29 @@ def replay_golden(root: str | Path, predictor: Predictor) -> int:
     """
     path = Path(root) / FILE
     if not path.is_file():
-        if (requests := golden_requests(predictor)).num_rows:
-            _answers(predictor, requests)
+        requests = golden_requests(predictor)
+        _answers(predictor, requests, list(_rows_of_requests(requests)))
         return 0
     kept = read_json(path)
     requests = _table(kept["requests"], predictor.fitted.spec.of("request"))
     if not requests.num_rows:
         return 0
-    for name, found in _answers(predictor, requests).items():
-        expected = np.array(kept["answers"][name], np.float64)
-        now = np.array(found, np.float64)
-        is_equal = now.shape == expected.shape and np.allclose(
-            now, expected, rtol=TOLERANCE, atol=TOLERANCE
-        )
-        if not is_equal:
-            raise InputError(
-                "golden requests get other scores than when the bundle was made",
-                source=str(path),
-                field=name,
-                rule="golden",
+    # One by one, as they are served, and all together, as files are decided: each
+    # takes its own way through the selector.
+    for rows in (list(_rows_of_requests(requests)), [slice(0, requests.num_rows)]):
+        for name, found in _answers(predictor, requests, rows).items():
+            expected = np.array(kept["answers"][name], np.float64)
+            now = np.array(found, np.float64)
+            is_equal = now.shape == expected.shape and np.allclose(
+                now, expected, rtol=TOLERANCE, atol=TOLERANCE
             )
+            if not is_equal:
+                raise InputError(
+                    "golden requests get other scores than when the bundle was made",
+                    source=str(path),
+                    field=name,
+                    rule="golden",
+                )
     return requests.num_rows
 
 
@@ -161,11 +165,15 @@ def _plain(requests: pa.Table) -> pa.Table:
     return requests.set_column(place, Column.REQUEST_TS, moments)
 
 
-def _answers(predictor: Predictor, requests: pa.Table) -> dict[str, Any]:
+def _answers(
+    predictor: Predictor, requests: pa.Table, asked: Sequence[slice]
+) -> dict[str, Any]:
     """Score golden requests: a whole list by the selector, its first by the ranker.
 
-    One by one, as they are served: several together take another way through the
-    selector.
+    Args:
+        predictor: who is asked.
+        requests: all of them.
+        asked: the rows that are asked together, in order.
     """
     moments = requests[Column.REQUEST_TS].cast(pa.int64()).to_numpy()
     ads = predictor.catalogue.ad_row(requests[Column.AD_ID].to_pylist())
@@ -175,7 +183,7 @@ def _answers(predictor: Predictor, requests: pa.Table) -> dict[str, Any]:
         "pctr": [],
         "pctr_unknown_creative": [],
     }
-    for rows in _rows_of_requests(requests):
+    for rows in asked:
         context, listed = predictor.context(requests[rows]), lists[rows]
         scores = np.where(listed > 0, predictor.selector_scores(context, listed), 0.0)
         answers["selector_scores"] += scores.round(6).tolist()

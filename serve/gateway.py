@@ -278,7 +278,8 @@ class Gateway:
         if not candidates.ad_ids:
             return no_decisions()
         if self._straight is not None:
-            decisions = scorers.decide_straight(self._straight, candidates, settings)
+            straight = scorers.decide_straight(self._straight, candidates, settings)
+            decisions = await straight
             if decisions is not None:
                 return decisions
         scorers.begin(settings.policy)

@@ -92,22 +92,25 @@ class RemoteScorers:
         if self.opening is not None:
             self.opening.cancel()
 
-    def decide_straight(
+    async def decide_straight(
         self, straight: Straight, candidates: Candidates, settings: DecisionSettings
     ) -> Decisions | None:
-        """Decide at once in this process; None = ask the stages one by one."""
-        most_s = self._stage_s()
+        """Decide in one thread of this process; None = ask the stages one by one."""
+        started, most_s = perf_counter(), self._stage_s()
         if most_s == 0:
             return None
         question = self.question
         asked = StraightScorers(
             straight.stages, question.release, question.page, self.catalogue
         )
-        decisions = straight.decide(candidates, asked, settings, most_s)
-        if decisions is not None:
-            self.seconds |= asked.seconds
-            if asked.priced is not None:
-                self.last_pctr.remember(asked.priced, decisions.pctr)
+        decisions = await straight.decide(candidates, asked, settings, most_s)
+        if decisions is None:
+            # What was lost here is time of the request too.
+            self.seconds["straight"] = perf_counter() - started
+            return None
+        self.seconds |= asked.seconds
+        if asked.priced is not None:
+            self.last_pctr.remember(asked.priced, decisions.pctr)
         return decisions
 
     async def selector_scores(self, candidates: Candidates) -> np.ndarray:

@@ -1,12 +1,13 @@
 """A whole decision in one thread, where all stages are in this process.
 
-To hand each stage to a thread and wait for it costs as much as a stage's own work.
-Here the whole of `decide()` is handed over once. The ladder stays where it is: when
+To hand a stage to a thread and to wait for it costs a good part of its own work. Here
+the whole of `decide()` is handed over once. The ladder stays where it is: when
 anything goes wrong, the gateway asks the stages one by one instead.
 """
 
+import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 
@@ -89,10 +90,13 @@ class StraightScorers:
 
 
 class Straight:
-    """Runs whole decisions in a thread while the event loop stands still for them.
+    """Runs whole decisions, each in one thread.
 
-    A decision that fails or takes too long is none; for a while after that no other
-    is tried, so that a stage in trouble is met by the ladder at once.
+    The event loop stands still for a decision, as for a stage, because two threads
+    that both want the interpreter slow each other down; when one takes longer, the
+    loop goes on beside it and for a while stands still for none. After a decision
+    that failed or was given up, its release is not asked this way for a while: the
+    ladder meets a stage in trouble at once.
     """
 
     def __init__(
@@ -102,15 +106,15 @@ class Straight:
 
         Args:
             stages: what decisions ask.
-            patience_s: so long the event loop stands still for one decision; two
-                stages answer meanwhile.
+            patience_s: so long the event loop stands still for one decision.
         """
         self.stages = stages
         self._patience_s = patience_s
         self._threads = ThreadPoolExecutor(_THREADS, "straight")
-        self._not_before_s = 0.0
+        self._stands_still_from_s = 0.0
+        self._trouble: dict[str, _Trouble] = {}
 
-    def decide(
+    async def decide(
         self,
         candidates: Candidates,
         scorers: StraightScorers,
@@ -123,23 +127,69 @@ class Straight:
             candidates: the ads of one request.
             scorers: over these stages, for this request.
             settings: as of `decide`.
-            most_s: so long at most, whatever the patience.
+            most_s: so long at most.
 
         Returns:
             None when something went wrong, is not tried now, or the policy asks
             stages side by side.
         """
-        if settings.policy == "parallel" or monotonic() < self._not_before_s:
+        trouble = self._trouble.setdefault(scorers.release, _Trouble())
+        if settings.policy == "parallel" or trouble.is_near:
             return None
+        started = monotonic()
         asked = self._threads.submit(_run, candidates, scorers, settings)
-        wait((asked,), min(most_s, self._patience_s))
-        error = asked.exception() if asked.done() else TimeoutError("too slow")
-        if error is None:
+        try:
+            await self._wait(asked, most_s)
+        finally:
+            # Nobody waits any longer, perhaps because the client left.
+            asked.cancel()
+            scorers.is_given_up = True
+        if not asked.done():
+            # Had it little time, then that says nothing of the stages.
+            if monotonic() - started >= self._patience_s:
+                trouble.note(asked)
+            return None
+        error = None if asked.cancelled() else asked.exception()
+        if error is None and not asked.cancelled():
             return asked.result()
-        scorers.is_given_up = True
-        self._not_before_s = monotonic() + WARY_S
+        trouble.note(asked)
         _logger.warning("stage by stage: %s: %s", type(error).__name__, error)
         return None
+
+    async def _wait(self, asked: "Future[Decisions]", most_s: float) -> None:
+        """Stand still for a decision at first, then let the event loop go on."""
+        began = monotonic()
+        if began >= self._stands_still_from_s:
+            wait((asked,), min(most_s, self._patience_s))
+            if not asked.done() and most_s >= self._patience_s:
+                self._stands_still_from_s = monotonic() + WARY_S
+        left_s = began + most_s - monotonic()
+        if not asked.done() and left_s > 0:
+            answer = asyncio.wrap_future(asked)
+            try:
+                await asyncio.wait({answer}, timeout=left_s)
+            finally:
+                # An error that nobody looked at here would be complained of.
+                if not answer.cancel() and not answer.cancelled():
+                    answer.exception()
+
+
+class _Trouble:
+    """When a release's decisions last went wrong."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+        self._left: Future[Decisions] | None = None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it was a moment ago, or what was given up still runs."""
+        is_running = self._left is not None and not self._left.done()
+        return is_running or monotonic() < self._until_s
+
+    def note(self, asked: "Future[Decisions]") -> None:
+        """Note a decision that failed or was given up."""
+        self._until_s, self._left = monotonic() + WARY_S, asked
 
 
 def _run(

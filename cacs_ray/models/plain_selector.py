@@ -21,7 +21,7 @@ from cacs_ray.models.tower import Tower
 
 
 class PlainSelector:
-    """Scores lists of one request; shares the weights of a selector, copies none.
+    """Scores lists of one request; tables and vectors are the selector's own.
 
     Args:
         selector: trained; its weights must not change any more.
@@ -55,7 +55,9 @@ class PlainSelector:
             lists: catalogue rows; padding (row 0) gets a score that means nothing.
         """
         listed = self._creative_vectors.take(lists, axis=0)
-        scores: np.ndarray = listed @ self.user_vector(context)
+        # Not a matrix product: that rounds a row by its place, and creatives that
+        # nothing tells apart must tie.
+        scores: np.ndarray = np.vecdot(listed, self.user_vector(context))
         return scores
 
 

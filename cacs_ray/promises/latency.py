@@ -17,6 +17,8 @@ CLIENT_SHARE: Final = 0.2
 """A client that is later than this share of the latency beside it measured itself."""
 TURN_S: Final = 1.0
 """One target is asked for so long before it is the other's turn."""
+_LEAD_S: Final = 0.2
+"""Before a turn, for a request that opens the connection and does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Latency:
     asked: int
     answered: int
     """With status 200."""
+    replaced: int
+    """Of these, those in which a fallback stood for a stage: less work was done."""
     quantiles_ms: dict[str, float]
     """By the names of `QUANTILES`; NaN when nothing was answered."""
     client_lag_ms: dict[str, float]
@@ -42,6 +46,7 @@ class Latency:
         return {
             "asked": self.asked,
             "answered": self.answered,
+            "replaced": self.replaced,
             "latency_ms": _rounded(self.quantiles_ms),
             "client_lag_ms": _rounded(self.client_lag_ms),
             "is_client_bound": self.is_client_bound,
@@ -60,10 +65,12 @@ def latency_of(shots: pl.DataFrame) -> Latency:
     Args:
         shots: rows of `load.SHOTS`, at least one.
     """
-    answered = shots.filter(pl.col("status") == 200)["latency_ms"].to_numpy()
+    is_answered = shots.filter(pl.col("status") == 200)
+    answered = is_answered["latency_ms"].to_numpy()
     return Latency(
         asked=shots.height,
         answered=len(answered),
+        replaced=is_answered["fallback"].count(),
         quantiles_ms=quantiles(answered),
         client_lag_ms=quantiles(shots["lag_ms"].to_numpy()),
     )
@@ -102,8 +109,11 @@ class PairedLatency:
 
     @property
     def failed(self) -> int:
-        """Requests of both without an answer of status 200."""
-        return sum(one.asked - one.answered for one in (*self.first, *self.second))
+        """Requests of both without an answer of status 200 of all stages."""
+        return sum(
+            one.asked - one.answered + one.replaced
+            for one in (*self.first, *self.second)
+        )
 
     @property
     def is_client_bound(self) -> bool:
@@ -155,9 +165,10 @@ def paired_latency(
         shots: dict[str, list[pl.DataFrame]] = {"first": [], "second": []}
         for turn in range(block * num_turns, (block + 1) * num_turns):
             arrivals = poisson_arrivals(rate, block_s / num_turns, limits.seed + turn)
+            with_lead = np.append(0.0, _LEAD_S + arrivals)
             for side in _order(turn):
                 named = replace(limits, name=f"{limits.name}-{side}-{turn}")
-                shots[side].append(run_load(targets[side], arrivals, named))
+                shots[side].append(run_load(targets[side], with_lead, named)[1:])
         if block == 0:
             continue
         for side, parts in shots.items():

@@ -17,6 +17,7 @@ from cacs_ray.errors import InputError
 from cacs_ray.golden import NUM_ADS, NUM_REQUESTS, replay_golden
 from cacs_ray.manifest import write_manifest
 from cacs_ray.models.plain_selector import PlainSelector
+from cacs_ray.models.selector import Selector
 from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.schema import DECISIONS, Column
 from jobs import cycle, join_feedback
@@ -57,11 +58,14 @@ def test_a_bundle_that_answers_otherwise_is_refused(walk, tmp_path, name):
     assert caught.value.field == name
 
 
-def test_golden_requests_are_replayed_the_way_they_are_served(walk, monkeypatch):
+@pytest.mark.parametrize("selector", [PlainSelector, Selector])
+def test_golden_requests_are_replayed_as_served_and_as_files_are_decided(
+    walk, monkeypatch, selector
+):
     bundle = walk / "run" / "bundle"
     predictor = Predictor.load(bundle)
-    score = PlainSelector.score
-    monkeypatch.setattr(PlainSelector, "score", lambda *args: score(*args) + 0.001)
+    score = selector.score
+    monkeypatch.setattr(selector, "score", lambda *args: score(*args) + 0.001)
 
     with pytest.raises(InputError, match="golden") as caught:
         replay_golden(bundle, predictor)

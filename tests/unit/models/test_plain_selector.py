@@ -85,3 +85,14 @@ def test_no_weight_is_copied_for_it_but_the_towers_first_layer():
     assert np.shares_memory(plain._creative_vectors, vectors.numpy())
     rows = plain._encoder._table[np.arange(3)]
     assert not rows.any()
+
+
+def test_creatives_that_nothing_tells_apart_tie():
+    keys = SUBSETS["everything"]
+    selector, vectors = trained(keys, vector_size=32)
+    vectors[1:] = vectors[1]
+    plain = PlainSelector(selector, vectors)
+    lists = np.tile(np.array([1, 2, 3], np.int32), (50, 1))
+    for context in contexts(keys):
+        scores = plain.score(context, lists)
+        assert (scores == scores[0, 0]).all()

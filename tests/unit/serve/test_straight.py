@@ -7,14 +7,16 @@ import threading
 import numpy as np
 import pytest
 
+from cacs_ray.decision.candidates import Candidates
+from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.schema import POLICIES
 from serve import straight
 from serve.api import DecideRequest
 from serve.gateway import Gateway, Question, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.stage import StageAnswer
-from serve.straight import LocalStages, Straight
-from tests.unit.serve.conftest import PCTR, SCORES
+from serve.straight import LocalStages, Straight, StraightScorers
+from tests.unit.serve.conftest import PCTR, SCORES, tiny_catalogue
 
 
 class LocalStage:
@@ -36,14 +38,19 @@ class LocalStage:
 
 
 @pytest.fixture
-def both(make_service, release, page_view):
+def local():
+    return LocalStages(LocalStage(SCORES), LocalStage(SCORES), LocalStage(PCTR))
+
+
+@pytest.fixture
+def both(make_service, release, page_view, local):
     """Local stages, stages that are asked one by one, and a way to decide."""
     service = make_service()
-    local = LocalStages(LocalStage(SCORES), LocalStage(SCORES), LocalStage(PCTR))
     held = OneRelease("r1", ServedRelease(release))
     stages = service.gateway._stages
     rules = Rules(service.gateway._rules.arms, budget_s=30.0)
-    gateway = Gateway(held, stages, rules, straight=Straight(local, patience_s=30.0))
+    at_once = Straight(local, patience_s=30.0)
+    gateway = Gateway(held, stages, rules, straight=at_once)
     request = DecideRequest.model_validate_json(json.dumps(page_view))
 
     def decide(question=None, over=gateway):
@@ -122,7 +129,88 @@ def test_a_stage_that_hangs_is_left_and_the_next_does_not_begin(both):
 
     assert (service.selector.num_calls, service.ranker.num_calls) == (1, 1)
     assert decided.origin.fallback_reason is None
+    # The time that was lost is told.
+    assert decided.seconds["straight"] >= 0.1
     local.selector_scores.may_end.set()
+    assert local.pctr.num_calls == 0
+
+
+def straight_over(local, patience_s=0.0):
+    """Return one way to decide straight, and candidates and scorers for it."""
+    at_once = Straight(local, patience_s=patience_s)
+    candidates = Candidates(
+        ("q",), np.zeros(1, np.int32), ("hat",), np.ones(1, np.int64),
+        np.array([[1, 2]], np.int32), np.zeros(1, np.int32),
+    )  # fmt: skip
+
+    def scorers(release="r1"):
+        return StraightScorers(local, release, None, tiny_catalogue())
+
+    def decide(most_s=30.0, release="r1"):
+        return at_once.decide(candidates, scorers(release), DecisionSettings(), most_s)
+
+    return decide
+
+
+def test_a_slow_decision_is_waited_for_while_the_event_loop_goes_on(local):
+    decide = straight_over(local)
+    local.selector_scores.may_end.clear()
+
+    async def ask():
+        slow = asyncio.create_task(decide())
+        await asyncio.sleep(0)
+        assert not slow.done()
+        local.selector_scores.may_end.set()
+        return await slow
+
+    assert asyncio.run(ask()).creative_row.tolist() == [1]
+    assert local.selector_scores.num_calls == 1
+
+
+def test_a_request_with_little_time_says_nothing_of_the_stages(local):
+    decide = straight_over(local, patience_s=30.0)
+
+    async def ask():
+        local.selector_scores.may_end.clear()
+        hurried = await decide(most_s=0.01)
+        local.selector_scores.may_end.set()
+        return hurried, await decide()
+
+    hurried, next_one = asyncio.run(ask())
+    assert hurried is None
+    assert next_one is not None
+
+
+def test_while_what_was_given_up_still_runs_nothing_is_tried(local, monkeypatch):
+    decide = straight_over(local)
+    local.selector_scores.may_end.clear()
+
+    async def ask():
+        assert await decide(most_s=0.01) is None
+        late = straight.monotonic() + 10 * straight.WARY_S
+        monkeypatch.setattr(straight, "monotonic", lambda: late)
+        assert await decide() is None
+        assert local.selector_scores.num_calls == 1
+        # Another release has stages of its own.
+        local.selector_scores.may_end.set()
+        return await decide(release="r2")
+
+    assert asyncio.run(ask()) is not None
+
+
+def test_a_client_that_leaves_ends_what_has_not_begun(local):
+    decide = straight_over(local)
+    local.selector_scores.may_end.clear()
+
+    async def ask():
+        asked = asyncio.create_task(decide())
+        await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        local.selector_scores.may_end.set()
+
+    asyncio.run(ask())
     assert local.pctr.num_calls == 0
 
 
