@@ -144,13 +144,13 @@ class Straight:
             # Nobody waits any longer, perhaps because the client left.
             asked.cancel()
             scorers.is_given_up = True
-        if not asked.done():
+        if asked.cancelled() or not asked.done():
             # Had it little time, then that says nothing of the stages.
             if monotonic() - started >= self._patience_s:
                 trouble.note(asked)
             return None
-        error = None if asked.cancelled() else asked.exception()
-        if error is None and not asked.cancelled():
+        error = asked.exception()
+        if error is None:
             return asked.result()
         trouble.note(asked)
         _logger.warning("stage by stage: %s: %s", type(error).__name__, error)

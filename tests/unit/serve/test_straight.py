@@ -198,6 +198,22 @@ def test_while_what_was_given_up_still_runs_nothing_is_tried(local, monkeypatch)
     assert asyncio.run(ask()) is not None
 
 
+def test_a_decision_that_no_thread_was_free_for_says_nothing_of_the_stages(
+    local, caplog
+):
+    decide = straight_over(local, patience_s=30.0)
+
+    async def ask():
+        local.selector_scores.may_end.clear()
+        for _ in range(straight._THREADS + 1):
+            assert await decide(most_s=0.01) is None
+        local.selector_scores.may_end.set()
+        return await decide()
+
+    assert asyncio.run(ask()) is not None
+    assert caplog.messages == []
+
+
 def test_a_client_that_leaves_ends_what_has_not_begun(local):
     decide = straight_over(local)
     local.selector_scores.may_end.clear()
