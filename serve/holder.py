@@ -5,9 +5,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from cacs_ray.errors import InputError
+from cacs_ray.manifest import read_manifest
 from serve.board import Board, Entry, Held, ReleaseBoard, ReplicaKind
 
 POLL_S: Final = 0.25
@@ -61,7 +63,8 @@ class Holder(Generic[Thing]):
         load: opens a bundle and tries it out; what it raises refuses the bundle.
 
     Raises:
-        InputError: the live release cannot be loaded.
+        InputError: the live release cannot be loaded, or another bundle stands in its
+            place.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Holder(Generic[Thing]):
         board_now = self._board.read()
         with self._beating():
             self._things = {
-                board_now.live.bundle_id: self._load(board_now.live.path),
+                board_now.live.bundle_id: self._open(board_now.live),
             }
         self._live_id = board_now.live.bundle_id
         self.follow()
@@ -134,13 +137,29 @@ class Holder(Generic[Thing]):
             return
         try:
             with self._beating():
-                thing = self._load(entry.path)
+                thing = self._open(entry)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one serves on
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             self._refused[entry.ticket] = f"{kind}{error}"
             _logger.warning("release %s refused: %s", entry.bundle_id, error)
         else:
             self._things = {**self._things, entry.bundle_id: thing}
+
+    def _open(self, entry: Entry) -> Thing:
+        """Load what an entry names, and nothing else that stands there by now.
+
+        Under the name of another bundle, the answers of two would be mixed.
+        """
+        thing = self._load(entry.path)
+        found = read_manifest(Path(entry.path))["bundle_id"]
+        if found != entry.bundle_id:
+            raise InputError(
+                f"another bundle, {found}, stands where {entry.bundle_id} was: put "
+                "that one back, or offer the new one from a directory of its own",
+                source=entry.path,
+                rule="replaced_bundle",
+            )
+        return thing
 
     def _become(self, board: Board) -> None:
         if board.live.bundle_id in self._things:

@@ -97,9 +97,9 @@ class RemoteScorers:
     ) -> Decisions | None:
         """Decide in one thread of this process; None = ask the stages one by one."""
         started, most_s = perf_counter(), self._stage_s()
-        if most_s == 0:
-            return None
         question = self.question
+        if most_s == 0 or not straight.is_open(question.release, settings.policy):
+            return None
         asked = StraightScorers(
             straight.stages, question.release, question.page, self.catalogue
         )

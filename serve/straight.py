@@ -16,6 +16,7 @@ import numpy as np
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.features.catalogue import Catalogue
+from cacs_ray.schema import PolicyName
 from serve.release import PageView
 from serve.stage import PATIENCE_S, WARY_S, StageMethod
 
@@ -114,6 +115,10 @@ class Straight:
         self._stands_still_from_s = 0.0
         self._trouble: dict[str, _Trouble] = {}
 
+    def is_open(self, release: str, policy: PolicyName) -> bool:
+        """Whether a decision would be tried now; `parallel` waits for two stages."""
+        return policy != "parallel" and not self._trouble_of(release).is_near
+
     async def decide(
         self,
         candidates: Candidates,
@@ -121,7 +126,7 @@ class Straight:
         settings: DecisionSettings,
         most_s: float,
     ) -> Decisions | None:
-        """Decide in a thread and wait for it.
+        """Decide in a thread and wait for it; only while `is_open`.
 
         Args:
             candidates: the ads of one request.
@@ -130,13 +135,9 @@ class Straight:
             most_s: so long at most.
 
         Returns:
-            None when something went wrong, is not tried now, or the policy asks
-            stages side by side.
+            None when something went wrong.
         """
-        trouble = self._trouble.setdefault(scorers.release, _Trouble())
-        if settings.policy == "parallel" or trouble.is_near:
-            return None
-        started = monotonic()
+        trouble, started = self._trouble_of(scorers.release), monotonic()
         asked = self._threads.submit(_run, candidates, scorers, settings)
         try:
             await self._wait(asked, most_s)
@@ -155,6 +156,9 @@ class Straight:
         trouble.note(asked)
         _logger.warning("stage by stage: %s: %s", type(error).__name__, error)
         return None
+
+    def _trouble_of(self, release: str) -> "_Trouble":
+        return self._trouble.setdefault(release, _Trouble())
 
     async def _wait(self, asked: "Future[Decisions]", most_s: float) -> None:
         """Stand still for a decision at first, then let the event loop go on."""

@@ -90,13 +90,15 @@ def read_table(location: str, schema: pa.Schema) -> pa.Table:
     """Read decisions or clicks from files, in the types of their schema.
 
     Args:
-        location: a file or directory; extra columns stay as they were read.
+        location: a file or directory; extra columns stay as they were read, in the
+            wider type where files differ, such as float64 for int64 and float64.
         schema: `DECISIONS` or `CLICKS`.
 
     Raises:
-        InputError: nothing readable is there, a required column is missing, or
-            a value is missing or of the wrong type; the decision log is ours, so
-            that is damage and not a row to reject.
+        InputError: nothing readable is there, a required column is missing, a value
+            is missing or of the wrong type (the decision log is ours, so that is
+            damage and not a row to reject), or files hold an extra column as types
+            that no type holds both of, such as text and numbers.
     """
     layout = tuple(
         LayoutColumn(
@@ -108,10 +110,32 @@ def read_table(location: str, schema: pa.Schema) -> pa.Table:
         )
         for field in schema
     )
-    parts = [_cast_file(file, layout) for file in list_files(location)]
+    parts: dict[str, pa.Table] = {}
+    common = pa.schema([])
+    for file in list_files(location):
+        parts[file.path] = _cast_file(file, layout)
+        common = _common_schema(common, parts[file.path].schema, file.path)
     if not parts:
         raise InputError("no files", source=location, rule="empty_log")
-    return pa.concat_tables(parts, promote_options="default")
+    return pa.concat_tables(parts.values(), promote_options="permissive")
+
+
+def _common_schema(before: pa.Schema, own: pa.Schema, path: str) -> pa.Schema:
+    """Return what holds the columns of earlier files and of one more."""
+    for name in own.names:
+        try:
+            fields = [s.field(name) for s in (before, own) if name in s.names]
+            both = [pa.schema([field]) for field in fields]
+            pa.unify_schemas(both, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(
+                f"{own.field(name).type} here, {before.field(name).type} in files "
+                "before it",
+                source=path,
+                field=name,
+                rule="same_type_in_all_files",
+            ) from error
+    return pa.unify_schemas([before, own], promote_options="permissive")
 
 
 def _cast_file(file: TableFile, layout: tuple[LayoutColumn, ...]) -> pa.Table:

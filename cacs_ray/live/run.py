@@ -1,13 +1,12 @@
 """All loops of a comparison, one after the other, and their report."""
 
 import logging
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cacs_ray.cluster import start_ray
-from cacs_ray.data.files import write_bytes, write_json
+from cacs_ray.data.files import write_json
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.live.figures import day_rates
 from cacs_ray.live.loop import Loop, Outcome
@@ -16,6 +15,7 @@ from cacs_ray.live.plan import GREEDY, LiveConfig, arms_of
 from cacs_ray.live.report import write_live
 from cacs_ray.live.summary import SeedOutcome, summarise_live
 from cacs_ray.recipes.config import CycleConfig, run_config
+from cacs_ray.recipes.record import lasting_key, record_environment
 from cacs_ray.simulation.recipes import MarketRecipe, market_recipe
 from cacs_ray.tracking.client import Run, Tracker
 
@@ -60,9 +60,12 @@ def run_live(
         start_ray(),
         Tracker.open(tracking_uri, f"live {root.name}", root / "tracking") as tracker,
         tracker.run(
-            f"live {root.name}", tags={"stage": "live"}, key=_live_key(root)
+            f"live {root.name}",
+            tags={"stage": "live"},
+            key=lasting_key(root / "live.key"),
         ) as run,
     ):
+        record_environment(run, root)
         run.params({"recipe": config.recipe, **changes, **market_changes})
         found: dict[int, SeedOutcome] = {}
         for one in seeds:
@@ -125,14 +128,6 @@ def _play(
                 "promoted" if outcome["is_promoted"] else outcome["reason"],
             )
     return days
-
-
-def _live_key(root: Path) -> str:
-    """Return what names this comparison in MLflow, for as long as `out` lasts."""
-    file = root / "live.key"
-    if not file.is_file():
-        write_bytes(file, uuid.uuid4().hex.encode())
-    return file.read_text()
 
 
 def _headline(live: Mapping[str, Any], out: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cacs_ray.errors import InputError
 from cacs_ray.evaluation.comparison import ComparedRun, compare_runs, write_comparison
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.recipes.shown import console, figure
-from cacs_ray.recipes.stages import WALL
+from cacs_ray.recipes.stages import PEAK_MEMORY, WALL
 from cacs_ray.tracking.runs import KeptRun, RunReader
 from cacs_ray.tracking.store import default_uri
 
@@ -68,7 +68,7 @@ def compared_run(reader: RunReader, run: KeptRun) -> ComparedRun:
 
 
 def run_cost(run: KeptRun) -> dict[str, float]:
-    """Return seconds, rows per second and memory of a run and its stages.
+    """Return seconds, rows per second and peak memory of a run and its stages.
 
     The trials of a sweep count together. A stage that was reused cost nothing and is
     not there.
@@ -95,8 +95,8 @@ def _cost_title(metric: str, run: KeptRun) -> str | None:
         return f"seconds of {run.stage}"
     if metric == f"{WALL}/rows_per_second":
         return f"rows/s of {run.stage}"
-    if "peak" in metric or metric.startswith("memory/"):
-        return f"{metric.rpartition('/')[2]} of {run.stage}"
+    if metric == PEAK_MEMORY:
+        return f"peak memory of {run.stage}, MB"
     return None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from cacs_ray import __version__
 from cacs_ray.data.files import atomic_directory, read_json
+from cacs_ray.recipes.memory import weighing
 from cacs_ray.recipes.shown import figure
 from cacs_ray.tracking.client import Run
 from cacs_ray.tracking.store import NOTE_TAG
@@ -35,6 +36,9 @@ STAGES: Mapping[str, str] = {
 
 WALL = "wall"
 """Group of what took how long, in MLflow."""
+
+PEAK_MEMORY = f"{WALL}/peak_memory_mb"
+"""Of a stage, as `recipes.memory` weighs it."""
 
 LAST_STAGE = "evaluate"
 
@@ -107,9 +111,14 @@ class Stages:
             self.run.child(name, self._tags(name)) as child,
             atomic_directory(directory) as partial,
         ):
-            summary = dict(body(partial, child))
+            with weighing() as weight:
+                summary = dict(body(partial, child))
             summary["seconds"] = round(time.monotonic() - started, 2)
-            child.metrics({f"{WALL}/stage_seconds": summary["seconds"]}, step=0)
+            cost = {
+                f"{WALL}/stage_seconds": summary["seconds"],
+                PEAK_MEMORY: weight.peak_mb,
+            }
+            child.metrics(cost, step=0)
             text = json.dumps({"key": key, "summary": summary}, default=str)
             (partial / "stage.json").write_text(text)
         log.info("%-11s %s", name, _in_short(summary))

@@ -130,3 +130,36 @@ def test_logs_come_back_from_files_and_damage_is_told(tmp_path):
     (tmp_path / "clicks.csv").write_text("request_id,ad_id,click_ts\nr1,hat,soon\n")
     with pytest.raises(InputError, match=r"clicks\.csv: row 0: .*\[wrong_type\]"):
         read_table(str(tmp_path / "clicks.csv"), CLICKS)
+
+
+def logged(place, *columns):
+    """Write one file of decisions for each extra column."""
+    for number, (name, column) in enumerate(columns):
+        table = decisions({}).append_column(name, column)
+        pq.write_table(table, place / f"part-{number}.parquet")
+    return str(place)
+
+
+def test_a_request_column_of_two_releases_gets_the_wider_type(tmp_path):
+    price = "max_price"
+    place = logged(tmp_path, (price, pa.array([3])), (price, pa.array([2.5])))
+    read = read_table(place, DECISIONS)
+    assert read.schema.field(price).type == pa.float64()
+    assert read[price].to_pylist() == [3.0, 2.5]
+
+
+def test_a_request_column_that_one_release_did_not_have_is_missing_there(tmp_path):
+    place = logged(tmp_path, ("page", pa.array(["home"])), ("age", pa.array([30])))
+    read = read_table(place, DECISIONS)
+    assert read["page"].to_pylist() == ["home", None]
+    assert read["age"].to_pylist() == [None, 30]
+
+
+def test_a_request_column_of_two_kinds_is_named_with_its_file(tmp_path):
+    place = logged(tmp_path, ("page", pa.array(["home"])), ("page", pa.array([7])))
+    with pytest.raises(InputError) as caught:
+        read_table(place, DECISIONS)
+    assert caught.value.source.endswith("part-1.parquet")
+    assert caught.value.field == "page"
+    assert caught.value.rule == "same_type_in_all_files"
+    assert "int64 here, string in files before it" in str(caught.value)

@@ -45,6 +45,7 @@ def keep_cycle(mlflow_uri, tmp_path):
             with run.child("student", {"stage": "student"}) as child:
                 child.metrics({"wall/stage_seconds": 12.5}, step=0)
                 child.metrics({"wall/rows_per_second": 4000.0}, step=0)
+                child.metrics({"wall/peak_memory_mb": 812.0}, step=0)
             run.artifact(path)
 
     return keep
@@ -65,6 +66,7 @@ def test_what_differs_what_came_out_and_what_it_cost(
     assert [one["value"] for one in compared["metrics"]["AUC"]] == [0.7, 0.7]
     assert compared["cost"]["seconds of student"] == [12.5, 12.5]
     assert compared["cost"]["rows/s of student"] == [4000.0, 4000.0]
+    assert compared["cost"]["peak memory of student, MB"] == [812.0, 812.0]
     (pair,) = line["paired"]
     assert pair["figures"]["snips_lift_cacs"]["is_sure"]
     assert pair["figures"]["snips_lift_cacs"]["value"] < 0

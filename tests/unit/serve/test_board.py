@@ -125,6 +125,36 @@ def test_a_damaged_bundle_is_refused_before_any_replica_hears_of_it(board, make_
     assert board.read().next is None
 
 
+def test_a_replica_that_starts_late_takes_no_other_bundle_for_the_live_one(
+    board, make_bundle
+):
+    old = Path(board.read().live.path)
+    assert Replica(board, "gateway").live == "old"
+    (old / "weights").write_text("trained again into the same directory")
+    write_manifest(old, "spec", {})
+
+    with pytest.raises(InputError, match="stands where") as caught:
+        Replica(board, "gateway")
+
+    assert caught.value.rule == "replaced_bundle"
+
+
+def test_a_release_that_is_replaced_while_it_is_offered_is_refused(board, make_bundle):
+    three = replicas(board)
+    offered = board.offer(root := make_bundle("new"))
+    three[0].holder.follow()
+    (root / "weights").write_text("trained again into the same directory")
+    write_manifest(root, "spec", {})
+
+    for replica in three:
+        replica.holder.follow()
+
+    now = board.read()
+    assert "stands where" in now.refusal(offered.bundle_id)
+    assert now.live.path.endswith("old")
+    assert [replica.live for replica in three] == ["old"] * 3
+
+
 def test_rolling_back_changes_places_and_loads_nothing(board, make_bundle):
     three = replicas(board)
     board.offer(make_bundle("new"))

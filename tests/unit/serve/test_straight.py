@@ -65,8 +65,10 @@ def test_every_order_decides_as_stage_by_stage(both, policy):
     by_stages = decide(Question(order=policy), over=service.gateway).decisions
     calls = service.ranker.num_calls
 
-    at_once = decide(Question(order=policy)).decisions
+    decided = decide(Question(order=policy))
 
+    at_once = decided.decisions
+    assert "straight" not in decided.seconds
     for name in ("creative_row", "propensity", "selector_score", "pctr", "slot"):
         np.testing.assert_array_equal(getattr(at_once, name), getattr(by_stages, name))
     # Only stages that are asked side by side need the event loop.
@@ -109,12 +111,12 @@ def test_after_trouble_stages_are_asked_one_by_one_for_a_while(both, monkeypatch
     now = [1000.0]
     monkeypatch.setattr(straight, "monotonic", lambda: now[0])
     local.pctr.error = RuntimeError("down")
-    decide()
+    assert decide().seconds["straight"] > 0
     local.pctr.error = None
     asked = local.pctr.num_calls
 
     now[0] += straight.WARY_S / 2
-    decide()
+    assert "straight" not in decide().seconds
     assert (local.pctr.num_calls, service.ranker.num_calls) == (asked, 2)
     now[0] += straight.WARY_S
     decide()
@@ -146,8 +148,11 @@ def straight_over(local, patience_s=0.0):
     def scorers(release="r1"):
         return StraightScorers(local, release, None, tiny_catalogue())
 
-    def decide(most_s=30.0, release="r1"):
-        return at_once.decide(candidates, scorers(release), DecisionSettings(), most_s)
+    async def decide(most_s=30.0, release="r1"):
+        settings = DecisionSettings()
+        if not at_once.is_open(release, settings.policy):
+            return None
+        return await at_once.decide(candidates, scorers(release), settings, most_s)
 
     return decide
 
