@@ -42,6 +42,7 @@ from serve.holder import Holder
 from serve.http import create_http
 from serve.loopback import listen_on_loopback
 from serve.metrics import Metrics
+from serve.metrics_board import MetricsBoard
 from serve.page import PageSource
 from serve.ranker import Ranker
 from serve.records import configure_records
@@ -104,6 +105,7 @@ class HttpGateway:
             metrics=metrics,
             straight=None if local is None else Straight(local),
         )
+        self._metrics = MetricsBoard(wiring.board.directory / "metrics", metrics)
         self._clicks = (
             Clicks(ClickLog(args.click_log, metrics), metrics, places)
             if args.click_log
@@ -119,7 +121,11 @@ class HttpGateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; built here because routes cannot be pickled."""
         return create_http(
-            self._gateway, clicks=self._clicks, admin=self._admin, page=self._page
+            self._gateway,
+            clicks=self._clicks,
+            admin=self._admin,
+            page=self._page,
+            metrics_page=self._metrics.page,
         )
 
     def __del__(self) -> None:
@@ -128,7 +134,7 @@ class HttpGateway:
 
     def close(self) -> None:
         """Write what the logs still hold and leave the board."""
-        for name in ("_releases", "_gateway", "_clicks"):
+        for name in ("_releases", "_gateway", "_clicks", "_metrics"):
             part = getattr(self, name, None)
             if part is not None:
                 part.stop() if name == "_releases" else part.close()

@@ -1,5 +1,6 @@
 """The routes: HTTP in, HTTP out; all that they decide is which status to answer."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -57,8 +58,17 @@ def create_http(
     clicks: Clicks | None = None,
     admin: Admin | None = None,
     page: PageSource | None = None,
+    metrics_page: Callable[[], bytes] | None = None,
 ) -> FastAPI:
-    """Return the service's HTTP application around a gateway."""
+    """Return the service's HTTP application around a gateway.
+
+    Args:
+        gateway: answers.
+        clicks: takes clicks; None leaves the route out.
+        admin: an operator's routes; None leaves them out.
+        page: what the pages for people show beside decisions.
+        metrics_page: for Prometheus; None tells of this gateway alone.
+    """
     http = FastAPI(
         title="CACS ad service",
         version=__version__,
@@ -72,7 +82,7 @@ def create_http(
         _add_clicks(http, clicks)
     if admin is not None:
         add_admin(http, admin)
-    _add_operations(http, gateway)
+    _add_operations(http, gateway, metrics_page or gateway.metrics.page)
     _add_documents(http, gateway)
     add_page(http, gateway, page or PageSource())
     http.add_exception_handler(RefusalError, refuse)
@@ -185,7 +195,9 @@ def _add_clicks(http: FastAPI, clicks: Clicks) -> None:
         return Response(answer.model_dump_json(), status, headers, JSON)
 
 
-def _add_operations(http: FastAPI, gateway: Gateway) -> None:
+def _add_operations(
+    http: FastAPI, gateway: Gateway, metrics_page: Callable[[], bytes]
+) -> None:
     @http.get("/healthz", response_model=None, responses={503: {}})
     async def healthz() -> Response:
         """Send a golden request through all stages; 503 when one fails."""
@@ -196,8 +208,8 @@ def _add_operations(http: FastAPI, gateway: Gateway) -> None:
 
     @http.get("/metrics", response_model=None, response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Counters and latencies of this replica, for Prometheus."""
-        return Response(gateway.metrics.page(), media_type="text/plain; version=0.0.4")
+        """Counters and latencies of all gateways, for Prometheus."""
+        return Response(metrics_page(), media_type="text/plain; version=0.0.4")
 
 
 def _add_documents(http: FastAPI, gateway: Gateway) -> None:

@@ -1,5 +1,6 @@
 """What the gateway counts, for Prometheus; one registry per replica."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
 )
 
@@ -35,6 +37,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # Two threads tell: the one that is asked, and the one that leaves pages.
+        self._telling = threading.Lock()
         self.requests = self._counter(
             "cacs_requests", "HTTP answers by status.", "status"
         )
@@ -118,12 +122,22 @@ class Metrics:
 
     def page(self) -> bytes:
         """Return all of it in the text format that Prometheus reads."""
+        with self._telling:
+            self._note_releases()
+            return generate_latest(self.registry)
+
+    def collect(self) -> list[Metric]:
+        """Return all of it as families of samples."""
+        with self._telling:
+            self._note_releases()
+            return list(self.registry.collect())
+
+    def _note_releases(self) -> None:
         if self._held is not None:
             live, held = self._held()
             self.release.clear()
             for release in held:
                 self.release.labels(release).set(release == live)
-        return generate_latest(self.registry)
 
     _held: Callable[[], tuple[str, tuple[str, ...]]] | None = None
 

@@ -1,11 +1,14 @@
 """The composed graph on a real Ray Serve: one page view over HTTP and back."""
 
+import json
+import re
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,8 +73,6 @@ def tiny_loaders():
 
 def addresses_of_replicas():
     """Where the replicas of this graph listen, as bare IPv4 addresses."""
-    import psutil  # comes with Ray, which must be imported before
-
     replicas = [
         one
         for one in psutil.Process().children(recursive=True)
@@ -93,7 +94,10 @@ def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
     )
     board = ReleaseBoard(tmp_path / "board")
     kinds = ("gateway",) if fused else ("gateway", "selector", "ranker")
-    board.begin(Entry(bundle_id="r1", path="tiny"), kinds)
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"format": 1, "bundle_id": "r1"})
+    )
+    board.begin(Entry(bundle_id="r1", path=str(tmp_path)), kinds)
     wiring = Wiring(args, board, {}, *tiny_loaders())
     serve.run(compose(wiring), name="ads", route_prefix="/")
 
@@ -113,7 +117,9 @@ def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
     assert not answer.json()["is_fallback"]
     assert "selector;dur=" in answer.headers["server-timing"]
     assert health.json() == {"status": "ok", "release": "r1"}
-    assert 'cacs_requests_total{status="200"} 2.0' in metrics.text
+    assert re.search(
+        r'^cacs_requests_total\{gateway="\w+",status="200"\} 2\.0$', metrics.text, re.M
+    )
     # Ray Serve's own choice would be every address, for pickled calls.
     assert heard == {"127.0.0.1"}
     # Deleting the graph drains it: what was decided is on disk.

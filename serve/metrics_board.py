@@ -1,0 +1,143 @@
+"""Figures of all gateways on one page, whichever of them is asked.
+
+A scrape through the proxy meets one gateway or another, and counters that jump back
+and forth say nothing. Each gateway leaves its page beside the release board, and the
+one that is asked answers for all, each under a label of its own.
+
+    metrics/<gateway>.prom   what one gateway counted; touched while it lives
+"""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from cacs_ray.data.files import write_bytes
+from serve.metrics import Metrics
+
+EVERY_S: Final = 2.0
+"""How often a gateway leaves its page: so old may be what another one tells of it."""
+ALIVE_S: Final = 10.0
+"""A gateway that left nothing for so long is gone, and its counters with it."""
+LABEL: Final = "gateway"
+_SUFFIX: Final = ".prom"
+
+_logger = logging.getLogger(__name__)
+
+
+class MetricsBoard:
+    """Leaves the page of one gateway, and puts those of all together.
+
+    Args:
+        directory: on a file system that all gateways of the service see.
+        metrics: what this gateway counts.
+        every_s: seconds between two pages left; `None` leaves them only when told.
+    """
+
+    def __init__(
+        self, directory: Path, metrics: Metrics, *, every_s: float | None = EVERY_S
+    ) -> None:
+        self._directory, self._metrics = directory, metrics
+        self._name = uuid.uuid4().hex[:8]
+        self._file = directory / f"{self._name}{_SUFFIX}"
+        self._left = b""
+        self._stops = threading.Event()
+        self._forget_dead()
+        self.leave()
+        self._thread: threading.Thread | None = None
+        if every_s is not None:
+            self._thread = threading.Thread(
+                target=self._run, args=(every_s,), name="metrics-board", daemon=True
+            )
+            self._thread.start()
+
+    def leave(self) -> None:
+        """Write what this gateway has counted, or touch it if nothing changed.
+
+        A disk that does not take it costs the others this gateway's figures and
+        nothing else.
+        """
+        try:
+            page = self._metrics.page()
+            if page == self._left and self._file.exists():
+                os.utime(self._file)
+            else:
+                write_bytes(self._file, page)
+                self._left = page
+        except OSError as error:
+            _logger.warning("metrics not left for other gateways: %s", error)
+
+    def page(self) -> bytes:
+        """Return the figures of all gateways that live, in Prometheus' text format.
+
+        Every sample has the label `gateway`; this one's are those of now.
+        """
+        families: dict[str, Metric] = {}
+        _add(families, self._metrics.collect(), self._name)
+        for name, text in self._others():
+            _add(families, text_string_to_metric_families(text), name)
+        registry = CollectorRegistry()
+        registry.register(_Collected(families.values()))
+        return generate_latest(registry)
+
+    def close(self) -> None:
+        """Leave nothing more, and take away what was left."""
+        self._stops.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._file.unlink(missing_ok=True)
+
+    def _run(self, every_s: float) -> None:
+        while not self._stops.wait(every_s):
+            self.leave()
+
+    def _others(self) -> Iterator[tuple[str, str]]:
+        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+            # It may end between the listing and the reading.
+            with suppress(FileNotFoundError):
+                is_alive = time.time() - path.stat().st_mtime <= ALIVE_S
+                if path != self._file and is_alive:
+                    yield path.stem, path.read_text()
+
+    def _forget_dead(self) -> None:
+        """Remove what gateways left that were killed; one that lives writes again."""
+        for path in self._directory.glob(f"*{_SUFFIX}"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ALIVE_S:
+                    path.unlink()
+
+
+class _Collected(Collector):
+    """Families that were collected elsewhere, for the one function that writes them."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """Return them."""
+        return self._families
+
+
+def _add(families: dict[str, Metric], more: Iterable[Metric], gateway: str) -> None:
+    """Add the samples of one gateway under its label.
+
+    Moments of birth are left out: in a page they stand as families of their own, in
+    a registry inside the counter's, and a family may be told once.
+    """
+    for family in more:
+        samples = [one for one in family.samples if not one.name.endswith("_created")]
+        if not samples:
+            continue
+        told = Metric(family.name, family.documentation, family.type)
+        mine = families.setdefault(family.name, told)
+        for one in samples:
+            mine.add_sample(one.name, {**one.labels, LABEL: gateway}, one.value)
