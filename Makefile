@@ -81,7 +81,7 @@ walk: setup ## the same without service and MLflow page, in small: simulate, lea
 	  --requests $(OUT)/walk/market/truth/requests.parquet --out $(OUT)/walk/decisions
 
 .PHONY: serve
-serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR ARGS="fused=true"
+serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR ARGS="fused=false"
 	@export RAY_AUTH_MODE=token \
 	  RAY_AUTH_TOKEN=$$(python -c 'import secrets; print(secrets.token_hex(32))'); \
 	if [ -z "$${CACS_ADMIN_TOKEN:-}" ]; then \
@@ -89,7 +89,7 @@ serve: setup ## serve a bundle on 127.0.0.1:8000 until Ctrl-C; BUNDLE=DIR ARGS="
 	  echo "CACS_ADMIN_TOKEN=$$CACS_ADMIN_TOKEN"; \
 	fi; \
 	eval "$$(python -m cacs_ray.ingress)"; \
-	exec $(BIN)/serve run --address local serve.app:build_app \
+	exec $(BIN)/serve run --address local serve.app:build_app fused=true \
 	  bundle=$(abspath $(BUNDLE)) releases=$(dir $(abspath $(BUNDLE))) \
 	  decision_log=$(abspath $(OUT))/serve/decisions \
 	  click_log=$(abspath $(OUT))/serve/clicks $(ARGS)

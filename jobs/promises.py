@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of durations and counts; 0.05 for a quick look",
     )
     parser.add_argument(
-        "--fused", action="store_true", help="all stages in the gateway's process"
+        "--composed",
+        action="store_true",
+        help="a deployment for each stage, as on a cluster; else as `make serve`, all "
+        "in the gateway's process",
     )
     return run_job(parser, promises, argv)
 
@@ -41,7 +44,7 @@ def promises(args: argparse.Namespace) -> dict[str, object]:
         Path(args.out).absolute(),
         Path(args.bundle).absolute(),
         args.minutes_scale,
-        args.fused,
+        is_fused=not args.composed,
     )
     return run_promises(plan, args.only)
 

@@ -39,7 +39,8 @@ class Plan:
     bundle: Path
     scale: float = 1.0
     """Of durations and counts; 1 is what the promises say."""
-    is_fused: bool = False
+    is_fused: bool = True
+    """All stages in the gateway's process, or a deployment for each."""
 
     def seconds(self, full: float, least: float = 3.0) -> float:
         """Return a duration of the promises, scaled."""

@@ -103,7 +103,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     }
 
 
-def _told(cycle: Mapping[str, Any], market: Path, mlflow_url: str) -> dict[str, str]:
+def _told(cycle: Mapping[str, Any], market: Path, mlflow_url: str) -> dict[str, Any]:
     """Return what the service is told; what is promoted later goes live in it."""
     bundle = Path(cycle["bundle"])
     return {
@@ -111,6 +111,8 @@ def _told(cycle: Mapping[str, Any], market: Path, mlflow_url: str) -> dict[str, 
         "dataset": str(market),
         "model": model_name(read_manifest(bundle)),
         "tracking_uri": mlflow_url,
+        # As `make serve` does on one machine.
+        "fused": True,
     }
 
 
