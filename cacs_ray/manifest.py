@@ -10,6 +10,7 @@ from cacs_ray.data.files import read_json, sha256_file
 from cacs_ray.errors import InputError
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 
 
 def write_manifest(root: Path, fingerprint: str, lineage: Mapping[str, Any]) -> str:
@@ -20,7 +21,7 @@ def write_manifest(root: Path, fingerprint: str, lineage: Mapping[str, Any]) -> 
             "bytes": path.stat().st_size,
         }
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != MANIFEST
     }
     bundle_id = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
     manifest = {
@@ -30,7 +31,7 @@ def write_manifest(root: Path, fingerprint: str, lineage: Mapping[str, Any]) -> 
         "lineage": dict(lineage),
         "files": files,
     }
-    write_plain_json(root / "manifest.json", manifest)
+    write_plain_json(root / MANIFEST, manifest)
     return bundle_id
 
 
@@ -41,7 +42,7 @@ def write_plain_json(path: Path, value: object) -> None:
 
 def read_manifest(root: Path) -> dict[str, Any]:
     """Read a bundle's manifest; `InputError` when this is not a bundle."""
-    path = root / "manifest.json"
+    path = root / MANIFEST
     if not path.is_file():
         raise InputError(
             "not a bundle: it has no manifest.json", source=str(root), rule="bundle"
@@ -81,7 +82,7 @@ def verify_bundle(path: str | Path) -> dict[str, Any]:
     if manifest["bundle_id"] != expected:
         raise InputError(
             "the bundle id does not belong to these files",
-            source=str(root / "manifest.json"),
+            source=str(root / MANIFEST),
             field="bundle_id",
             rule="digest",
         )

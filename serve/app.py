@@ -29,7 +29,7 @@ from cacs_ray.manifest import read_manifest
 from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
-from serve.board import Entry, ReleaseBoard
+from serve.board import ReleaseBoard
 from serve.clicks import Clicks, FirstPlaces
 from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
@@ -105,7 +105,7 @@ class HttpGateway:
             metrics=metrics,
             straight=None if local is None else Straight(local),
         )
-        self._metrics = MetricsBoard(wiring.board.directory / "metrics", metrics)
+        self._metrics_board = MetricsBoard(wiring.board.directory / "metrics", metrics)
         self._clicks = (
             Clicks(ClickLog(args.click_log, metrics), metrics, places)
             if args.click_log
@@ -125,7 +125,7 @@ class HttpGateway:
             clicks=self._clicks,
             admin=self._admin,
             page=self._page,
-            metrics_page=self._metrics.page,
+            metrics_page=self._metrics_board.page,
         )
 
     def __del__(self) -> None:
@@ -134,7 +134,7 @@ class HttpGateway:
 
     def close(self) -> None:
         """Write what the logs still hold and leave the board."""
-        for name in ("_releases", "_gateway", "_clicks", "_metrics"):
+        for name in ("_releases", "_gateway", "_clicks", "_metrics_board"):
             part = getattr(self, name, None)
             if part is not None:
                 part.stop() if name == "_releases" else part.close()
@@ -235,14 +235,14 @@ def wire(args: AppArgs) -> Wiring:
     if args.dataset is not None:
         read_dataset(args.dataset)
     beside = {path: _bundle_id(path) for path in _beside(args)}
-    live = Entry(bundle_id=_bundle_id(kept["bundle"]), path=kept["bundle"])
     make_arms(args.experiment, args.settings, beside)
     state = args.state or tempfile.mkdtemp(prefix="cacs-serve-")
     board = ReleaseBoard(Path(state).resolve())
     board.begin(
-        live,
+        board.keep(kept["bundle"]),
         ("gateway",) if args.fused else ("gateway", "selector", "ranker"),
-        tuple(Entry(bundle_id=b, path=path) for path, b in beside.items()),
+        tuple(board.keep(path) for path in beside),
+        began_with=kept["bundle"],
     )
     return Wiring(args.override(kept), board, beside, load_release, load_predictor)
 

@@ -6,6 +6,8 @@ service may be stopped and started, and the board still says what is live.
 
     board.json                   live, previous, next, beside, refused
     replicas/<kind>-<token>.json what one replica holds; touched while it lives
+    kept/                        the bundles themselves, see `serve.kept_bundles`
+    metrics/                     what gateways counted, see `serve.metrics_board`
 
 A swap in three moves: `offer` writes `next`; every replica loads it beside the live
 one, replays its golden requests and says so; `settle` makes it live once all that
@@ -26,7 +28,8 @@ from pydantic import Field, ValidationError
 from cacs_ray.config import Config
 from cacs_ray.data.files import read_json, write_json
 from cacs_ray.errors import InputError
-from cacs_ray.manifest import read_manifest, verify_bundle
+from cacs_ray.manifest import read_manifest
+from serve.kept_bundles import KeptBundles
 
 ReplicaKind = Literal["gateway", "selector", "ranker"]
 
@@ -119,24 +122,44 @@ class ReleaseBoard:
         self.directory = Path(directory)
         self._file = self.directory / "board.json"
         self._replicas = self.directory / "replicas"
+        self._bundles = KeptBundles(self.directory / "kept", unused_s=NEXT_S)
+
+    def keep(self, path: str | Path) -> Entry:
+        """Copy a bundle to the board, so that it stays what it is.
+
+        Raises:
+            InputError: not a whole bundle.
+        """
+        bundle_id, kept = self._bundles.keep(Path(path).resolve())
+        return Entry(bundle_id=bundle_id, path=str(kept))
 
     def begin(
         self,
         live: Entry,
         kinds: tuple[ReplicaKind, ...],
         beside: tuple[Entry, ...] = (),
+        *,
+        began_with: str | None = None,
     ) -> Board:
         """Put up the board of a service that starts.
 
         A board that began with the same bundle goes on: what was promoted meanwhile
-        stays live over a restart. What replicas of long ago left is removed.
+        stays live over a restart. What replicas of long ago left is removed, and
+        bundles that nobody names any more.
+
+        Args:
+            live: what a service without a board begins with.
+            kinds: which replicas must hold a release before it answers.
+            beside: arms and the shadow.
+            began_with: the path that `live` is a copy of; None = it is none.
         """
         self._forget_dead()
+        given = began_with or live.path
         with self._locked():
-            kept = self._kept(live)
+            kept = self._kept(given, live.bundle_id)
             if kept is None:
                 board = Board(
-                    began_with=live.path,
+                    began_with=given,
                     began_with_id=live.bundle_id,
                     kinds=kinds,
                     live=live,
@@ -176,11 +199,9 @@ class ReleaseBoard:
             InputError: not a whole bundle, it is live already, or another one is on
                 its way.
         """
-        root = Path(path).resolve()
-        bundle_id = str(verify_bundle(root)["bundle_id"])
-        entry = Entry(
-            bundle_id=bundle_id, path=str(root), offer=f"-{uuid.uuid4().hex[:8]}"
-        )
+        offer = f"-{uuid.uuid4().hex[:8]}"
+        entry = self.keep(path).model_copy(update={"offer": offer})
+        bundle_id = entry.bundle_id
         with self._locked():
             board = self.read()
             if board.live.bundle_id == bundle_id:
@@ -314,13 +335,13 @@ class ReleaseBoard:
                 if time.time() - path.stat().st_mtime > FORGOTTEN_S:
                     path.unlink()
 
-    def _kept(self, given: Entry) -> Board | None:
+    def _kept(self, given: str, bundle_id: str) -> Board | None:
         """Return the board of an earlier start with the same bundle, if it is whole."""
         if not self._file.is_file():
             return None
         board = self.read()
-        began = board.began_with, board.began_with_id or given.bundle_id
-        is_same = began == (given.path, given.bundle_id) and _is_there(board.live)
+        began = board.began_with, board.began_with_id or bundle_id
+        is_same = began == (given, bundle_id) and _is_there(board.live)
         return board if is_same else None
 
     def _replica_file(self, kind: ReplicaKind, token: str) -> Path:
@@ -328,6 +349,7 @@ class ReleaseBoard:
 
     def _write(self, board: Board) -> None:
         write_json(self._file, board.model_dump(mode="json"))
+        self._bundles.drop_unused(board.entries)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

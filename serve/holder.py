@@ -79,10 +79,15 @@ class Holder(Generic[Thing]):
         # Said before the board is read: a swap that starts now waits for us.
         self._board.say(self._token, Held(kind=kind))
         board_now = self._board.read()
-        with self._beating():
-            self._things = {
-                board_now.live.bundle_id: self._open(board_now.live),
-            }
+        try:
+            with self._beating():
+                self._things = {
+                    board_now.live.bundle_id: self._open(board_now.live),
+                }
+        except BaseException:
+            # Started again and again it would hold up the swap that mends it.
+            self._board.leave(kind, self._token)
+            raise
         self._live_id = board_now.live.bundle_id
         self.follow()
         self._thread = threading.Thread(
@@ -150,16 +155,15 @@ class Holder(Generic[Thing]):
 
         Under the name of another bundle, the answers of two would be mixed.
         """
-        thing = self._load(entry.path)
         found = read_manifest(Path(entry.path))["bundle_id"]
         if found != entry.bundle_id:
             raise InputError(
-                f"another bundle, {found}, stands where {entry.bundle_id} was: put "
-                "that one back, or offer the new one from a directory of its own",
+                f"another bundle, {found}, stands where {entry.bundle_id} was: offer "
+                "that one again, or start the service anew",
                 source=entry.path,
                 rule="replaced_bundle",
             )
-        return thing
+        return self._load(entry.path)
 
     def _become(self, board: Board) -> None:
         if board.live.bundle_id in self._things:

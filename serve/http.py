@@ -1,5 +1,6 @@
 """The routes: HTTP in, HTTP out; all that they decide is which status to answer."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -209,7 +210,8 @@ def _add_operations(
     @http.get("/metrics", response_model=None, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters and latencies of all gateways, for Prometheus."""
-        return Response(metrics_page(), media_type="text/plain; version=0.0.4")
+        page = await asyncio.to_thread(metrics_page)
+        return Response(page, media_type="text/plain; version=0.0.4")
 
 
 def _add_documents(http: FastAPI, gateway: Gateway) -> None:

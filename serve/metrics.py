@@ -75,7 +75,7 @@ class Metrics:
         self._describe_outcomes()
         self.release = self._gauge(
             "cacs_release",
-            "Releases that this replica holds: 1 live, 0 not.",
+            "Releases that the gateway holds: 1 live, 0 not.",
             "release",
         )
         self.decision_log = self._log("decisions", "Decisions")
@@ -90,7 +90,7 @@ class Metrics:
             " it says how well the ranker is calibrated now.",
         )
         self.first_clicks = self._counter(
-            "cacs_slot0_clicks", "First clicks on ads that this replica put in slot 0."
+            "cacs_slot0_clicks", "First clicks on ads that this gateway put in slot 0."
         )
         self.clicks = self._counter("cacs_clicks", "Clicks accepted.")
         self.shadows = self._counter(

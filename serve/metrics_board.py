@@ -25,7 +25,7 @@ from cacs_ray.data.files import write_bytes
 from serve.metrics import Metrics
 
 EVERY_S: Final = 2.0
-"""How often a gateway leaves its page: so old may be what another one tells of it."""
+"""How often a gateway leaves its page; so old is what another one tells of it."""
 ALIVE_S: Final = 10.0
 """A gateway that left nothing for so long is gone, and its counters with it."""
 LABEL: Final = "gateway"
@@ -51,6 +51,7 @@ class MetricsBoard:
         self._file = directory / f"{self._name}{_SUFFIX}"
         self._left = b""
         self._stops = threading.Event()
+        self._leaves_badly = False
         self._forget_dead()
         self.leave()
         self._thread: threading.Thread | None = None
@@ -73,18 +74,22 @@ class MetricsBoard:
             else:
                 write_bytes(self._file, page)
                 self._left = page
+            self._leaves_badly = False
         except OSError as error:
-            _logger.warning("metrics not left for other gateways: %s", error)
+            if not self._leaves_badly:
+                _logger.warning("metrics not left for other gateways: %s", error)
+            self._leaves_badly = True
 
     def page(self) -> bytes:
         """Return the figures of all gateways that live, in Prometheus' text format.
 
-        Every sample has the label `gateway`; this one's are those of now.
+        Every sample has the label `gateway`; this one's are those of now. To read
+        those of the others takes milliseconds and a disk: not in an event loop.
         """
         families: dict[str, Metric] = {}
         _add(families, self._metrics.collect(), self._name)
-        for name, text in self._others():
-            _add(families, text_string_to_metric_families(text), name)
+        for name, told in self._others():
+            _add(families, told, name)
         registry = CollectorRegistry()
         registry.register(_Collected(families.values()))
         return generate_latest(registry)
@@ -98,20 +103,32 @@ class MetricsBoard:
 
     def _run(self, every_s: float) -> None:
         while not self._stops.wait(every_s):
-            self.leave()
+            try:
+                self.leave()
+            except Exception:
+                # Were this thread to end, the others would take us for dead.
+                _logger.exception("metrics not left for other gateways")
 
-    def _others(self) -> Iterator[tuple[str, str]]:
+    def _others(self) -> Iterator[tuple[str, list[Metric]]]:
+        """Yield what the others that live have left; what cannot be read is told."""
         for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
-            # It may end between the listing and the reading.
-            with suppress(FileNotFoundError):
+            try:
                 is_alive = time.time() - path.stat().st_mtime <= ALIVE_S
-                if path != self._file and is_alive:
-                    yield path.stem, path.read_text()
+                if path == self._file or not is_alive:
+                    continue
+                told = list(text_string_to_metric_families(path.read_text()))
+            except FileNotFoundError:
+                # It ended between the listing and the reading.
+                continue
+            except (OSError, ValueError) as error:
+                _logger.warning("metrics of %s cannot be read: %s", path, error)
+                continue
+            yield path.stem, told
 
     def _forget_dead(self) -> None:
         """Remove what gateways left that were killed; one that lives writes again."""
         for path in self._directory.glob(f"*{_SUFFIX}"):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if time.time() - path.stat().st_mtime > ALIVE_S:
                     path.unlink()
 

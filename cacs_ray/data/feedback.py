@@ -110,32 +110,51 @@ def read_table(location: str, schema: pa.Schema) -> pa.Table:
         )
         for field in schema
     )
-    parts: dict[str, pa.Table] = {}
-    common = pa.schema([])
-    for file in list_files(location):
-        parts[file.path] = _cast_file(file, layout)
-        common = _common_schema(common, parts[file.path].schema, file.path)
+    parts = {file.path: _cast_file(file, layout) for file in list_files(location)}
     if not parts:
         raise InputError("no files", source=location, rule="empty_log")
-    return pa.concat_tables(parts.values(), promote_options="permissive")
+    common = pa.schema([])
+    for path, part in parts.items():
+        common = _common_schema(common, part.schema, path)
+    return pa.concat_tables([_fitted(part, common, p) for p, part in parts.items()])
 
 
 def _common_schema(before: pa.Schema, own: pa.Schema, path: str) -> pa.Schema:
     """Return what holds the columns of earlier files and of one more."""
-    for name in own.names:
+    try:
+        return pa.unify_schemas([before, own], promote_options="permissive")
+    except pa.ArrowException:
+        for name in (name for name in own.names if name in before.names):
+            fields = [pa.schema([one.field(name)]) for one in (before, own)]
+            try:
+                pa.unify_schemas(fields, promote_options="permissive")
+            except pa.ArrowException as error:
+                raise _two_types(path, own.field(name), before.field(name)) from error
+        raise
+
+
+def _fitted(part: pa.Table, common: pa.Schema, path: str) -> pa.Table:
+    """Return a file's rows in the types of all files, null where it has no column."""
+    columns = []
+    for field in common:
+        if field.name not in part.column_names:
+            columns.append(pa.nulls(part.num_rows, field.type))
+            continue
         try:
-            fields = [s.field(name) for s in (before, own) if name in s.names]
-            both = [pa.schema([field]) for field in fields]
-            pa.unify_schemas(both, promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise InputError(
-                f"{own.field(name).type} here, {before.field(name).type} in files "
-                "before it",
-                source=path,
-                field=name,
-                rule="same_type_in_all_files",
-            ) from error
-    return pa.unify_schemas([before, own], promote_options="permissive")
+            columns.append(part[field.name].cast(field.type))
+        except pa.ArrowException as error:
+            own = part.schema.field(field.name)
+            raise _two_types(path, own, field, f": {error}") from error
+    return pa.table(columns, schema=common)
+
+
+def _two_types(path: str, own: pa.Field, common: pa.Field, why: str = "") -> InputError:
+    return InputError(
+        f"{own.type} here, {common.type} in other files{why}",
+        source=path,
+        field=own.name,
+        rule="same_type_in_all_files",
+    )
 
 
 def _cast_file(file: TableFile, layout: tuple[LayoutColumn, ...]) -> pa.Table:

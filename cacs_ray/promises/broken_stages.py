@@ -29,7 +29,7 @@ _PATIENCE: Final = 4.0
 
 
 def stage_fails(bench: Bench) -> Outcome:
-    """Selector or ranker broken in four ways: in time, and flagged."""
+    """Selector or ranker broken in every way of `FAULTS`: in time, and flagged."""
     service, plan = bench.faulty(), bench.plan
     num_actors = len(service.actors())
     seconds = plan.seconds(30, least=4)

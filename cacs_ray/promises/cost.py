@@ -60,6 +60,10 @@ KNOBS: Final[Mapping[str, tuple[bool, Mapping[str, str]]]] = {
         True,
         _FAST | _HAPROXY | {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1"},
     ),
+    "fused, the same, without uvloop": (
+        True,
+        _FAST | _HAPROXY | {"RAY_USE_UVLOOP": "0"},
+    ),
     "fused, the same, 2 threads of torch": (
         True,
         _FAST | _HAPROXY | {"OMP_NUM_THREADS": "2"},

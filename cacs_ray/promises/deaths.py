@@ -67,8 +67,8 @@ def _killed(bench: Bench, service: Service) -> Outcome:
 def decision_log(bench: Bench) -> Outcome:
     """Ids asked = ids logged + counted drops, though a replica ends meanwhile.
 
-    The ended replica cannot be asked any more what it dropped: only what the living
-    one counts is taken off.
+    What the ended replica dropped at last it cannot tell: only what the living one
+    counts, and what the ended one had left to be told, is taken off.
     """
     service, plan = bench.plain(), bench.plan
     rate, seconds = NOMINAL_SHARE * service.capacity(), plan.seconds(120, least=10)

@@ -24,11 +24,11 @@ class Weight:
 def weighing(every_s: float = _EVERY_S) -> Iterator[Weight]:
     """Weigh this process and its descendants while the body runs.
 
-    Counted is resident memory that belongs to one process alone. What processes
-    share is not: files that are mapped, such as an encoded log, which the system
-    takes back when it wants to, and the object store of Ray, whose size is set. A
-    local Ray descends from the job; workers of a cluster that the job was submitted
-    to do not, and are not weighed.
+    Counted is resident memory less what Linux calls shared: files that are mapped,
+    such as an encoded log, which the system takes back when it wants to, and the
+    object store of Ray, whose size is set. Elsewhere both count. A local Ray
+    descends from the job; workers of a cluster that the job was submitted to do not,
+    and are not weighed.
 
     Args:
         every_s: seconds between two looks; a shorter peak may be missed, but never
@@ -59,14 +59,19 @@ def weighing(every_s: float = _EVERY_S) -> Iterator[Weight]:
 
 def _held_bytes() -> int:
     me = psutil.Process()
-    return sum(_private_bytes(one) for one in (me, *me.children(recursive=True)))
+    try:
+        others = me.children(recursive=True)
+    except (psutil.Error, OSError):
+        # What is not told is not weighed; the work goes on.
+        others = []
+    return sum(_private_bytes(one) for one in (me, *others))
 
 
 def _private_bytes(process: psutil.Process) -> int:
     try:
         memory = process.memory_info()
     except psutil.Error:
-        # It ended meanwhile.
+        # It ended meanwhile, or is another user's.
         return 0
     # Only Linux tells what is shared.
     return int(memory.rss - getattr(memory, "shared", 0))

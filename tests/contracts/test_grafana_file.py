@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from serve.metrics import LogCounts, Metrics
+from serve.metrics_board import LABEL
 from tests.contracts.sources import ROOT
 
 DASHBOARD = json.loads((ROOT / "serve" / "grafana_dashboard.json").read_text())
@@ -15,8 +16,8 @@ SUFFIXES = {
     "gauge": ("",),
     "histogram": ("_bucket", "_sum", "_count", "_created"),
 }
-ADDED = {"job", "instance", "le"}
-"""Labels that Prometheus itself gives."""
+ADDED = {"job", "instance", "le", LABEL}
+"""Labels that Prometheus itself gives, and the one that parts gateways."""
 
 NAME = re.compile(r"\bcacs_\w+")
 MATCHERS = re.compile(r"\{([^{}]*)\}")

@@ -47,6 +47,7 @@ def test_each_arm_has_its_figures_beside_the_oracle(done):
         assert len(report["curves"]["cumulative"][arm]) == 2
     assert report["arms"]["oracle"]["gain"]["value"] == pytest.approx(1)
     assert (done[0] / "live.html").read_text().count("<svg") == 4
+    assert "torch==" in (done[0] / "environment.txt").read_text()
 
 
 def test_a_loop_learns_from_what_it_showed_itself(done):

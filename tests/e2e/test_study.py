@@ -62,6 +62,7 @@ def test_intervals_of_off_policy_values_hold_the_truth_mostly(done):
 
 
 def test_the_page_and_the_markdown_say_the_same(done):
+    assert "torch==" in (done[0] / "study" / "environment.txt").read_text()
     page = (done[0] / "study" / "study.html").read_text()
     text = (done[0] / "study" / "study.md").read_text()
     for title in ("Variants", "Cold start", "Orders of selection", "off-policy"):

@@ -162,4 +162,14 @@ def test_a_request_column_of_two_kinds_is_named_with_its_file(tmp_path):
     assert caught.value.source.endswith("part-1.parquet")
     assert caught.value.field == "page"
     assert caught.value.rule == "same_type_in_all_files"
-    assert "int64 here, string in files before it" in str(caught.value)
+    assert "int64 here, string in other files" in str(caught.value)
+
+
+def test_a_number_that_the_wider_type_cannot_hold_is_named_with_its_file(tmp_path):
+    too_long = pa.array([2**60 + 1])
+    place = logged(tmp_path, ("age", pa.array([30.5])), ("age", too_long))
+    with pytest.raises(InputError) as caught:
+        read_table(place, DECISIONS)
+    assert caught.value.source.endswith("part-1.parquet")
+    assert (caught.value.field, caught.value.rule) == ("age", "same_type_in_all_files")
+    assert str(2**60 + 1) in str(caught.value)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cacs_ray.recipes.stages import Stages
+from cacs_ray.recipes.stages import PEAK_MEMORY, WALL, Stages
 from cacs_ray.tracking.client import NullTracker
 
 
@@ -82,3 +82,14 @@ def test_a_run_that_was_broken_off_says_where_it_goes_on(tmp_path, run, caplog):
         "finished before: first, second; the run goes on with third"
     ]
     assert said_by("first", "second", "third", "fourth") == []
+
+
+def test_what_a_stage_costs_is_logged_with_it(tmp_path):
+    written = []
+
+    with NullTracker(written.append).run("test") as run:
+        Stages(tmp_path, run).stage("first", {}, counted([], "first"))
+
+    (cost,) = [one["metrics"] for one in written if "metrics" in one]
+    assert cost[f"{WALL}/stage_seconds"] >= 0
+    assert cost[PEAK_MEMORY] > 10

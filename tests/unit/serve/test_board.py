@@ -112,7 +112,7 @@ def test_a_release_that_was_refused_may_be_offered_again(board, make_bundle):
         for replica in three:
             replica.holder.follow()
 
-    assert board.read().live.path == str(root)
+    assert board.read().live.path.endswith("new")
 
 
 def test_a_damaged_bundle_is_refused_before_any_replica_hears_of_it(board, make_bundle):
@@ -125,34 +125,71 @@ def test_a_damaged_bundle_is_refused_before_any_replica_hears_of_it(board, make_
     assert board.read().next is None
 
 
+def trained_again(root):
+    (root / "weights").write_text("trained again into the same directory")
+    write_manifest(root, "spec", {})
+
+
 def test_a_replica_that_starts_late_takes_no_other_bundle_for_the_live_one(
     board, make_bundle
 ):
-    old = Path(board.read().live.path)
-    assert Replica(board, "gateway").live == "old"
-    (old / "weights").write_text("trained again into the same directory")
-    write_manifest(old, "spec", {})
+    first = Replica(board, "gateway")
+    trained_again(Path(board.read().live.path))
 
     with pytest.raises(InputError, match="stands where") as caught:
         Replica(board, "gateway")
 
     assert caught.value.rule == "replaced_bundle"
+    # What starts again and again does not hold up the swap that mends it.
+    board.offer(make_bundle("new"))
+    first.holder.follow()
+    assert list(board.replicas().values()) == [first.holder._said]
 
 
-def test_a_release_that_is_replaced_while_it_is_offered_is_refused(board, make_bundle):
+def test_a_release_stays_what_was_offered_whatever_its_directory_becomes(
+    board, make_bundle
+):
     three = replicas(board)
     offered = board.offer(root := make_bundle("new"))
-    three[0].holder.follow()
-    (root / "weights").write_text("trained again into the same directory")
-    write_manifest(root, "spec", {})
+    trained_again(root)
+    for _ in range(2):
+        for replica in three:
+            replica.holder.follow()
 
-    for replica in three:
-        replica.holder.follow()
+    late = Replica(board, "ranker")
 
-    now = board.read()
-    assert "stands where" in now.refusal(offered.bundle_id)
-    assert now.live.path.endswith("old")
-    assert [replica.live for replica in three] == ["old"] * 3
+    now = board.read().live
+    assert (now.bundle_id, late.live) == (offered.bundle_id, "new")
+    assert (Path(now.path) / "weights").read_text() == "new"
+
+
+def test_a_copy_that_is_damaged_is_made_again(board, make_bundle):
+    root = make_bundle("new")
+    kept = Path(board.keep(root).path)
+    (kept / "weights").write_text("torn")
+
+    assert board.keep(root).path == str(kept)
+
+    assert (kept / "weights").read_text() == "new"
+
+
+def test_copies_that_nobody_names_are_removed_in_time(board, make_bundle, tmp_path):
+    three = replicas(board)
+    places = []
+    for name in ("new", "newer", "newest"):
+        places.append(Path(board.offer(make_bundle(name)).path).parent)
+        for _ in range(2):
+            for replica in three:
+                replica.holder.follow()
+    # Live, previous, and one that is too young to be gone.
+    assert all(place.is_dir() for place in places)
+    long_ago = time.time() - board_module.NEXT_S - 1
+    for place in places:
+        os.utime(place, (long_ago, long_ago))
+
+    board.roll_back()
+
+    assert [place.is_dir() for place in places] == [False, True, True]
 
 
 def test_rolling_back_changes_places_and_loads_nothing(board, make_bundle):
@@ -280,7 +317,7 @@ def test_a_replica_that_loads_for_long_is_waited_for(board, make_bundle, monkeyp
     assert board.read().live.path.endswith("old")
 
     ranker.follow()
-    assert board.read().live.path == str(root)
+    assert board.read().live.path.endswith("new")
     gateway.follow()
     assert gateway.live == "new"
 
