@@ -40,6 +40,7 @@ from serve.fused import in_process, local_stages
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import Holder
 from serve.http import create_http
+from serve.lasting import spare_what_lasts
 from serve.loopback import listen_on_loopback
 from serve.metrics import Metrics
 from serve.metrics_board import MetricsBoard
@@ -120,13 +121,15 @@ class HttpGateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; built here because routes cannot be pickled."""
-        return create_http(
+        http = create_http(
             self._gateway,
             clicks=self._clicks,
             admin=self._admin,
             page=self._page,
             metrics_page=self._metrics_board.page,
         )
+        spare_what_lasts()
+        return http
 
     def __del__(self) -> None:
         # Serve calls this when a replica has answered its last request.
@@ -154,6 +157,7 @@ class SelectorReplica:
         self._selector = Selector(
             Holder(wiring.board, "selector", _stage_loader(wiring))
         )
+        spare_what_lasts()
 
     async def selector_scores(
         self, release: str, page: PageView, lists: np.ndarray
@@ -169,6 +173,7 @@ class RankerReplica:
         listen_on_loopback()
         configure_records()
         self._ranker = Ranker(Holder(wiring.board, "ranker", _stage_loader(wiring)))
+        spare_what_lasts()
 
     async def open_page(
         self, release: str, page: PageView, creatives: np.ndarray
