@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -19,6 +20,10 @@ SHED_PATHS: Final = ("/v1/decide", "/v1/preview", "/v1/clicks")
 OPEN_PER_PLACE: Final = 8
 """Requests whose bodies may still be coming, for each that may be answered."""
 
+BREATHS: Final = 4
+"""Rounds of the event loop between two beginnings. To read a request and to refuse it
+takes several; were there one, each would be as long as an answer."""
+
 _FULL: Final = "too many requests are being answered; try again"
 _REFUSAL: Final = ProblemReport(error=_FULL).model_dump_json()
 
@@ -30,7 +35,7 @@ class Places:
     begins in it; and Ray Serve's own queue tries a busy replica again only after
     pauses that grow to half a second.
 
-    Those that have a place begin one by one, and the event loop looks at what has
+    Those that have a place begin one by one, and the event loop deals with what has
     come in between: else what arrives while an answer is computed is computed too,
     one after the other, before anybody can be refused.
     """
@@ -64,22 +69,26 @@ class Places:
             self._taken -= 1
 
     def _turn(self) -> "asyncio.Future[None]":
-        loop = asyncio.get_running_loop()
-        turn = loop.create_future()
+        turn = asyncio.get_running_loop().create_future()
         if not self._waiting:
-            loop.call_soon(self._next)
+            self._breathe(BREATHS)
         self._waiting.append(turn)
         return turn
 
+    def _breathe(self, rounds: int) -> None:
+        """Let the event loop go round a few times, then the next one begin."""
+        then = self._next if rounds == 0 else partial(self._breathe, rounds - 1)
+        asyncio.get_running_loop().call_soon(then)
+
     def _next(self) -> None:
-        """Let the first begin that still waits; the next one in the next round."""
+        """Let the first begin that still waits."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 break
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+            self._breathe(BREATHS)
 
 
 class Admit:

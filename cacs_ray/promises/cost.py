@@ -142,7 +142,7 @@ def _ray_cost(settings: Settings, url: str, bundle: Path) -> Outcome:
         theirs,
         "1/s",
         at_least(0.7),
-        f"{BEST}; closed loop of 16; {bodies.shape}",
+        f"{BEST}; closed loop of 8; {bodies.shape}",
     )
 
 

@@ -116,7 +116,7 @@ def measure_capacity(
     target: Target,
     *,
     duration_s: float,
-    concurrency: int = 16,
+    concurrency: int = 8,
     most: int = MAX_ARRIVALS,
     name: str = "capacity",
 ) -> tuple[float, pl.DataFrame]:
@@ -127,7 +127,8 @@ def measure_capacity(
     Args:
         target: where to.
         duration_s: seconds, > 0.
-        concurrency: requests that are open all the time, >= 1.
+        concurrency: requests that are open all the time, >= 1; with more than a
+            gateway has places for, part of its time goes into refusals.
         most: requests; when they are sent, the run ends before its time.
         name: begins the request ids.
 

@@ -9,6 +9,9 @@ from serve.admit import Places
 from serve.http import create_http
 from serve.metrics import Metrics
 
+SEVERAL = 4
+"""Rounds of the event loop that it takes to read a request and to refuse it."""
+
 
 @pytest.fixture
 def busy(make_service):
@@ -138,3 +141,24 @@ def test_a_client_that_leaves_the_queue_lets_the_next_one_begin():
         return [type(one).__name__ for one in answers], places.is_full
 
     assert asyncio.run(run()) == (["CancelledError", "str", "str"], False)
+
+
+def test_between_two_answers_the_event_loop_has_time_to_read_and_refuse():
+    """Were there one round only, each step of a refusal would wait for an answer."""
+
+    async def run():
+        places, metrics, rounds, began = Places(3), Metrics(), [0], []
+
+        async def answer():
+            async with places.take(metrics):
+                began.append(rounds[0])
+
+        tasks = [asyncio.create_task(answer()) for _ in range(3)]
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            rounds[0] += 1
+        return began
+
+    first, second, third = asyncio.run(run())
+    assert second - first >= SEVERAL
+    assert third - second >= SEVERAL
