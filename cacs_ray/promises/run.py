@@ -11,6 +11,7 @@ from cacs_ray.errors import InputError
 from cacs_ray.promises.bench import Bench
 from cacs_ray.promises.broken_stages import leak, stage_fails
 from cacs_ray.promises.deaths import decision_log, replica_death
+from cacs_ray.promises.machine_pace import machine_pace
 from cacs_ray.promises.report import write_report
 from cacs_ray.promises.selection import selection_nearly_free
 from cacs_ray.promises.service import Plan
@@ -72,9 +73,14 @@ def run_promises(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
         for name in (name for name in PROMISES if name in names):
             log.info("%s ...", name)
             started = time.monotonic()
-            outcome = PROMISES[name](bench)
+            with machine_pace() as pace:
+                outcome = PROMISES[name](bench)
             outcomes.append(
-                replace(outcome, seconds=round(time.monotonic() - started, 1))
+                replace(
+                    outcome,
+                    setting=f"{outcome.setting}; {pace}",
+                    seconds=round(time.monotonic() - started, 1),
+                )
             )
             for line in lines(outcomes[-1]):
                 log.info("%s", line)
