@@ -7,6 +7,7 @@ fused: the same classes called in the gateway's replica; fewer processes and no
 hops, for small machines.
 """
 
+import atexit
 import logging
 import os
 import tempfile
@@ -114,6 +115,9 @@ class HttpGateway:
         )
         root = None if args.releases is None else Path(args.releases)
         self._admin = Admin(wiring.board, root, _admin_token(args))
+        # A replica that is told to end may go without the call of `__del__`, and what
+        # is spared from collections is not collected at the end of a process either.
+        atexit.register(self.close)
         self._page = PageSource(
             open_dataset(args.dataset),
             EvidenceSource(args.decision_log, args.click_log),
@@ -137,6 +141,7 @@ class HttpGateway:
 
     def close(self) -> None:
         """Write what the logs still hold and leave the board."""
+        atexit.unregister(self.close)
         for name in ("_releases", "_gateway", "_clicks", "_metrics_board"):
             part = getattr(self, name, None)
             if part is not None:

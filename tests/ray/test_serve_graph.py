@@ -87,6 +87,40 @@ def addresses_of_replicas():
     }
 
 
+def replica_of(deployment):
+    """The process of a deployment that has one replica."""
+    (found,) = [
+        one
+        for one in psutil.Process().children(recursive=True)
+        if one.cmdline()[:1] and f":{deployment}" in one.cmdline()[0]
+    ]
+    return found
+
+
+def test_a_gateway_that_is_told_to_end_writes_what_it_decided(port, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format": 1, "bundle_id": "r1"}')
+    args = AppArgs(
+        bundle="tiny", budget_ms=5_000, fused=True, decision_log=str(tmp_path)
+    )
+    board = ReleaseBoard(tmp_path / "board")
+    board.begin(Entry(bundle_id="r1", path=str(tmp_path)), ("gateway",))
+    serve.run(
+        compose(Wiring(args, board, {}, *tiny_loaders())), name="ads", route_prefix="/"
+    )
+    gateway = replica_of("Gateway")
+
+    url = f"http://127.0.0.1:{port}/v1/decide"
+    answer = httpx.post(url, json=PAGE_VIEW, timeout=20)
+    gateway.terminate()
+    gateway.wait(20)
+    # Another one has started by itself, and has decided nothing.
+    files = list(tmp_path.glob("decisions-*.parquet"))
+    serve.delete("ads")
+
+    assert answer.status_code == 200, answer.text
+    assert [pq.read_table(file).num_rows for file in files] == [2]
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["composed", "fused"])
 def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
     args = AppArgs(
