@@ -43,7 +43,11 @@ def ingress_environment() -> dict[str, str]:
     ports = {
         "RAY_SERVE_HAPROXY_STATS_PORT": free_port(),
         "RAY_SERVE_HAPROXY_METRICS_PORT": free_port(),
-        # Graphs beside each other would fight for the same ones.
+        # Graphs beside each other would fight for the same ones. Of the fall-back
+        # only the first would have its own, and answer requests to the others while
+        # their replicas start.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": free_port(),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": free_port(),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first + 99,
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first + 100,

@@ -60,6 +60,16 @@ def test_what_is_set_already_wins(monkeypatch):
     assert ingress_environment()["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
 
 
+def test_every_port_of_ray_serve_is_a_graphs_own():
+    """A port that two graphs share lets one answer what the other was asked."""
+    constants = pytest.importorskip("ray.serve._private.constants")
+    told = ingress_environment()
+    # On one machine there are no worker nodes.
+    ports = re.compile(r"RAY_SERVE_(?!WORKER)\w*_PORT")
+    known = {name for name in vars(constants) if ports.fullmatch(name)}
+    assert known <= set(told)
+
+
 def test_a_shell_can_read_it():
     shown = subprocess.run(
         [
