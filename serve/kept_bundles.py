@@ -45,7 +45,7 @@ class KeptBundles:
         if _is_whole(place):
             # Anew in use: it is not what nobody has named for long.
             os.utime(place.parent)
-        elif place != root:
+        else:
             with atomic_directory(place) as partial:
                 for name in (MANIFEST, *manifest["files"]):
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """Promises about what goes wrong inside: stages that fail, memory that is kept."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -15,6 +14,7 @@ from cacs_ray.promises.judges import judge_fallback, judge_memory
 from cacs_ray.promises.load import LoadLimits, measure_capacity, run_load
 from cacs_ray.promises.service import Plan, Service, keep
 from cacs_ray.promises.verdict import Outcome, Verdict
+from cacs_ray.repeating import repeating
 
 STAGES: Final = ("selector", "ranker")
 FAULTS: Final = ("error", "nan", "slow", "exit")
@@ -108,20 +108,13 @@ def _weighing(service: Service, every_s: float) -> Iterator[dict[str, list[float
     """Weigh every actor at even distances while the body runs."""
     actors = {f"{a.name} {a.pid}": a for a in service.actors()}
     series: dict[str, list[float]] = {name: [] for name in actors}
-    stop = threading.Event()
 
-    def run() -> None:
-        while not stop.wait(every_s):
-            for name, actor in actors.items():
-                series[name].append(float(actor.resident_bytes()))
+    def look() -> None:
+        for name, actor in actors.items():
+            series[name].append(float(actor.resident_bytes()))
 
-    thread = threading.Thread(target=run, name="weighing", daemon=True)
-    thread.start()
-    try:
+    with repeating(look, every_s, "weighing"):
         yield series
-    finally:
-        stop.set()
-        thread.join()
 
 
 def keep_series(plan: Plan, name: str, series: dict[str, list[float]]) -> None:

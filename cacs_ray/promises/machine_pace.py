@@ -6,7 +6,6 @@ own thread, so that waiting for a turn among the machine's own processes does no
 count.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from time import thread_time
 from typing import Final
 
 import numpy as np
+
+from cacs_ray.repeating import repeating
 
 _EVERY_S: Final = 0.5
 _TIMES: Final = 20_000
@@ -47,19 +48,9 @@ def machine_pace(every_s: float = _EVERY_S) -> Iterator[MachinePace]:
     Yields:
         What each took; complete after the body.
     """
-    pace, stop = MachinePace(), threading.Event()
-
-    def run() -> None:
-        while not stop.wait(every_s):
-            pace.seconds.append(_work())
-
-    thread = threading.Thread(target=run, name="machine-pace", daemon=True)
-    thread.start()
-    try:
+    pace = MachinePace()
+    with repeating(lambda: pace.seconds.append(_work()), every_s, "machine-pace"):
         yield pace
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _work() -> float:

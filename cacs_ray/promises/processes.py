@@ -7,12 +7,13 @@ is ever found, so nothing else on the machine can be hit.
 import os
 import random
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from cacs_ray.repeating import repeating
 
 _PROC: Final = Path("/proc")
 _REPLICA: Final = "ray::ServeReplica:"
@@ -96,25 +97,17 @@ def killing(
     Yields:
         What was killed; complete after the body.
     """
-    rng, stop, done = random.Random(seed), threading.Event(), Killings([])
+    rng, done = random.Random(seed), Killings([])
 
-    def run() -> None:
-        while not stop.wait(every_s):
-            if len(done.actors) == most:
-                return
-            actors = find()
-            if actors:
-                actor = rng.choice(actors)
-                if actor.kill(how):
-                    done.actors.append(actor)
+    def kill_one() -> None:
+        actors = [] if len(done.actors) == most else find()
+        if actors:
+            actor = rng.choice(actors)
+            if actor.kill(how):
+                done.actors.append(actor)
 
-    thread = threading.Thread(target=run, name="killing", daemon=True)
-    thread.start()
-    try:
+    with repeating(kill_one, every_s, "killing"):
         yield done
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _actor_name(title: str) -> str:

@@ -1,12 +1,13 @@
 """How much memory the processes of a job hold, for who asks what a stage costs."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import psutil
+
+from cacs_ray.repeating import repeating
 
 _EVERY_S: Final = 1.0
 _MB: Final = 1e6
@@ -37,23 +38,16 @@ def weighing(every_s: float = _EVERY_S) -> Iterator[Weight]:
     Yields:
         The peak; complete after the body.
     """
-    weight, stop = Weight(), threading.Event()
+    weight = Weight()
 
     def look() -> None:
         weight.peak_mb = max(weight.peak_mb, _held_bytes() / _MB)
 
-    def run() -> None:
-        while not stop.wait(every_s):
-            look()
-
-    thread = threading.Thread(target=run, name="weighing", daemon=True)
     look()
-    thread.start()
     try:
-        yield weight
+        with repeating(look, every_s, "weighing"):
+            yield weight
     finally:
-        stop.set()
-        thread.join()
         look()
 
 

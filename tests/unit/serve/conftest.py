@@ -16,6 +16,7 @@ import pytest
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
+from cacs_ray.manifest import write_manifest
 from serve.arms import LIVE, Arm, Arms
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import OneRelease
@@ -165,3 +166,15 @@ def page_view():
             {"ad_id": "shoe", "bid_micros": 400_000},
         ],
     }
+
+
+@pytest.fixture
+def make_bundle(tmp_path):
+    def make(name):
+        root = tmp_path / "releases" / name
+        root.mkdir(parents=True)
+        (root / "weights").write_text(name)
+        write_manifest(root, "spec", {})
+        return root
+
+    return make

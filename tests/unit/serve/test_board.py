@@ -18,18 +18,6 @@ KINDS = ("gateway", "selector", "ranker")
 
 
 @pytest.fixture
-def make_bundle(tmp_path):
-    def make(name):
-        root = tmp_path / "releases" / name
-        root.mkdir(parents=True)
-        (root / "weights").write_text(name)
-        write_manifest(root, "spec", {})
-        return root
-
-    return make
-
-
-@pytest.fixture
 def board(tmp_path, make_bundle):
     board = ReleaseBoard(tmp_path / "board")
     live = make_bundle("old")
@@ -161,16 +149,6 @@ def test_a_release_stays_what_was_offered_whatever_its_directory_becomes(
     now = board.read().live
     assert (now.bundle_id, late.live) == (offered.bundle_id, "new")
     assert (Path(now.path) / "weights").read_text() == "new"
-
-
-def test_a_copy_that_is_damaged_is_made_again(board, make_bundle):
-    root = make_bundle("new")
-    kept = Path(board.keep(root).path)
-    (kept / "weights").write_text("torn")
-
-    assert board.keep(root).path == str(kept)
-
-    assert (kept / "weights").read_text() == "new"
 
 
 def test_copies_that_nobody_names_are_removed_in_time(board, make_bundle, tmp_path):
