@@ -24,6 +24,9 @@ BREATHS: Final = 4
 """Rounds of the event loop between two beginnings. To read a request and to refuse it
 takes several; were there one, each would be as long as an answer."""
 
+CALM_SHARE: Final = 0.25
+"""Of the places: with no more of them taken, what came before has been dealt with."""
+
 _FULL: Final = "too many requests are being answered; try again"
 _REFUSAL: Final = ProblemReport(error=_FULL).model_dump_json()
 
@@ -38,17 +41,32 @@ class Places:
     Those that have a place begin one by one, and the event loop deals with what has
     come in between: else what arrives while an answer is computed is computed too,
     one after the other, before anybody can be refused.
+
+    Requests that arrive by chance, or after a pause of the machine, come in bursts
+    that the next moments deal with: to refuse them would be to refuse ordinary load.
+    So there are more places as long as the queue was short a few answers ago, as in
+    the adaptive queue of B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015. It counts
+    answers, not seconds: a machine that stands still for a moment, or is slow, ends
+    no burst.
+
+    Args:
+        most: requests in work at the same time when more come than can be answered.
+        burst: the same as long as fewer than `burst` have begun since the queue was
+            short, see `CALM_SHARE`; `most` when less than that.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, burst: int = 0) -> None:
         self.most = most
+        self._burst = max(most, burst)
         self._taken = 0
+        self._begun_since_calm = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_full(self) -> bool:
         """Whether one more would be refused."""
-        return self._taken >= self.most
+        is_burst = self._begun_since_calm < self._burst
+        return self._taken >= (self._burst if is_burst else self.most)
 
     @asynccontextmanager
     async def take(self, metrics: Metrics) -> AsyncIterator[float]:
@@ -60,10 +78,13 @@ class Places:
         if self.is_full:
             metrics.shed.inc()
             raise RefusalError(BUSY, _FULL)
+        if self._taken <= CALM_SHARE * self.most:
+            self._begun_since_calm = 0
         self._taken += 1
         came_s = perf_counter()
         try:
             await self._turn()
+            self._begun_since_calm += 1
             yield perf_counter() - came_s
         finally:
             self._taken -= 1

@@ -101,6 +101,7 @@ class HttpGateway:
                 args.budget_ms / 1e3,
                 ControlsFile(args.controls) if args.controls else None,
                 args.max_in_flight,
+                args.max_in_burst,
                 args.orders,
             ),
             logs=replace(_logs(wiring, metrics), first_places=places),

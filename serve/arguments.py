@@ -18,7 +18,11 @@ class AppArgs(Config):
     budget_ms: float = Field(default=50.0, gt=0, le=10_000)
     """Time to answer in, unless a request brings its own."""
     max_in_flight: int = Field(default=8, ge=1, le=1_000)
-    """Requests that a gateway answers at the same time; others get 503 at once."""
+    """Requests that a gateway holds at the same time when more come than it can
+    answer; others get 503 at once."""
+    max_in_burst: int = Field(default=32, ge=1, le=1_000)
+    """The same in a burst, as long as its queue was short a moment ago; no more than
+    `max_in_flight` = no allowance for bursts."""
     fused: bool = False
     """All stages in the gateway's process instead of one deployment each."""
     decision_log: str | None = None

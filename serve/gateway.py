@@ -100,7 +100,9 @@ class Rules:
     controls: ControlsFile | None = None
     """What the operator says about creatives."""
     max_in_flight: int = 8
-    """Requests answered at the same time; others are refused at once."""
+    """Requests in work at the same time under too much load; others are refused."""
+    max_in_burst: int = 32
+    """The same as long as the queue was short a moment ago, see `Places`."""
     orders: tuple[PolicyName, ...] = POLICIES
     """What a decision may be asked for in place of the configured policy."""
 
@@ -137,7 +139,7 @@ class Gateway:
         self._stages = stages
         self._straight = straight
         self._rules = rules
-        self.places = Places(rules.max_in_flight)
+        self.places = Places(rules.max_in_flight, rules.max_in_burst)
         logs = logs or Logs()
         self._log = logs.decisions
         self._first_places = logs.first_places

@@ -132,8 +132,10 @@ def show_answer(
         f"Request {request['request_id']} of user {request['user_id']}: "
         f"{len(request['candidates'])} candidate ads, release {answer['release']}"
     )
-    for name in ("slot", "ad", "creative", "title"):
+    for name in ("slot", "ad", "creative"):
         table.add_column(name, no_wrap=True)
+    # Alone it may wrap, so that on a narrow screen no figure is cut.
+    table.add_column("title")
     for name in ("pCTR %", "eCPM", "price", "propensity"):
         table.add_column(name, justify="right", no_wrap=True)
     for placed in answer["placements"]:

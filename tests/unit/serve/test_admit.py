@@ -12,11 +12,13 @@ from serve.metrics import Metrics
 SEVERAL = 4
 """Rounds of the event loop that it takes to read a request and to refuse it."""
 
+ROOM_FOR_TWO = {"max_in_flight": 2, "max_in_burst": 2}
+
 
 @pytest.fixture
 def busy(make_service):
     """A service with room for two, whose selector does not answer."""
-    service = make_service(budget_s=30.0, rules={"max_in_flight": 2})
+    service = make_service(budget_s=30.0, rules=ROOM_FOR_TWO)
     service.selector.is_stuck = True
     return service
 
@@ -112,7 +114,7 @@ def test_what_comes_together_is_refused_even_if_no_answer_takes_a_turn(
     make_service, page_view
 ):
     """Answers that are computed without a pause would else all be computed."""
-    service = make_service(rules={"max_in_flight": 2})
+    service = make_service(rules=ROOM_FOR_TWO)
     service.selector.is_at_once = service.ranker.is_at_once = True
 
     async def run():
@@ -162,3 +164,70 @@ def test_between_two_answers_the_event_loop_has_time_to_read_and_refuse():
     first, second, third = asyncio.run(run())
     assert second - first >= SEVERAL
     assert third - second >= SEVERAL
+
+
+class Line:
+    """Requests that come, hold a place and are answered one by one."""
+
+    def __init__(self, places):
+        self.places, self.metrics, self.held = places, Metrics(), []
+
+    async def come(self, count):
+        """So many come; those without a place go."""
+        for _ in range(count):
+            if not self.places.is_full:
+                may_end = asyncio.Event()
+                self.held.append((asyncio.create_task(self._answer(may_end)), may_end))
+                await asyncio.sleep(0)
+        for _ in range(100 * SEVERAL):
+            await asyncio.sleep(0)
+
+    async def answer_first(self):
+        task, may_end = self.held.pop(0)
+        may_end.set()
+        await task
+
+    async def _answer(self, may_end):
+        async with self.places.take(self.metrics):
+            await may_end.wait()
+
+
+def held(places, arrivals):
+    """How many are held and whether one more has no place, round by round.
+
+    In each round so many arrive and one is answered.
+    """
+    line, told = Line(places), []
+
+    async def run():
+        for count in arrivals:
+            await line.come(count)
+            told.append((len(line.held), places.is_full))
+            if line.held:
+                await line.answer_first()
+        while line.held:
+            await line.answer_first()
+
+    asyncio.run(run())
+    return told
+
+
+def test_what_comes_at_once_after_a_quiet_moment_is_held():
+    """A pause of the machine is no overload, nor is a burst by chance."""
+    told = held(Places(4, burst=12), [10] + [0] * 9 + [10])
+
+    assert told[0] == (10, False)
+    assert told[-1] == (10, False)
+
+
+def test_what_goes_on_coming_has_only_the_ordinary_places():
+    told = held(Places(4, burst=12), [3] * 30)
+
+    assert 4 < max(count for count, _ in told) <= 12
+    assert told[-1] == (4, True)
+    # And stays so as long as that much comes, though places become free in between.
+    assert {count for count, _ in told[-10:]} == {4}
+
+
+def test_without_allowance_a_burst_has_the_ordinary_places():
+    assert held(Places(4), [10])[0] == (4, True)
