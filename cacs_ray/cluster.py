@@ -4,8 +4,11 @@ import importlib
 import logging
 import os
 import secrets
+import signal
 import tempfile
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,7 @@ def start_ray(
     if ray.is_initialized():
         return stack
     _quieten_ray_data()
+    stack.enter_context(_sigterm_kept())
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
         stack.callback(ray.shutdown)
@@ -107,6 +111,22 @@ def start_ray(
     )
     stack.callback(ray.shutdown)
     return stack
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Put back what SIGTERM does.
+
+    Ray takes it for itself, and when it ends leaves the system's default behind
+    Python's back: that ends a process at once, and what it has started outlives it.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _init_local(options: dict[str, Any]) -> None:

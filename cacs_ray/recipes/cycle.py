@@ -339,10 +339,9 @@ class Cycle:
 
         def body(directory: Path, run: Run) -> dict[str, Any]:
             num_rows = self.stages.summaries["features"]["train"]
+            steps = loop.steps_per_epoch(num_rows)
             num_rows *= loop.num_passes(num_rows)
-            with training_progress(
-                name, loop.num_epochs, num_rows, loop.batch_size
-            ) as show:
+            with training_progress(name, loop.num_epochs, num_rows, steps) as show:
 
                 def tell(step: int, metrics: dict[str, float]) -> None:
                     run.metrics(by_group(metrics), step=step)

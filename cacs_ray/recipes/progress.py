@@ -33,17 +33,18 @@ class EpochLines:
     Args:
         stage: name of the stage.
         num_epochs: as configured; training may stop earlier.
+        steps_per_epoch: of all epochs; one that goes on after a death is counted on.
     """
 
     stage: str
     num_epochs: int
+    steps_per_epoch: int
     epoch: int = 0
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take what the training loop reports."""
-        del step
         if _SPEED in metrics:
-            self.epoch += 1
+            self.epoch = step // self.steps_per_epoch
             log.info("%s", epoch_line(self.stage, self.epoch, self.num_epochs, metrics))
 
 
@@ -71,7 +72,7 @@ def epoch_line(
 
 @contextmanager
 def training_progress(
-    stage: str, num_epochs: int, num_rows: int, batch_size: int
+    stage: str, num_epochs: int, num_rows: int, steps_per_epoch: int
 ) -> Iterator[OnMetrics]:
     """Show how far a training stage is while the block lasts.
 
@@ -79,22 +80,21 @@ def training_progress(
         stage: name of the stage.
         num_epochs: as configured; training may stop earlier.
         num_rows: of one epoch.
-        batch_size: rows of one step.
+        steps_per_epoch: in which they are gone through.
 
     Yields:
         What the training loop shall tell its steps and epochs.
     """
-    lines = EpochLines(stage, num_epochs)
+    lines = EpochLines(stage, num_epochs, steps_per_epoch)
     if not console().is_terminal:
         yield lines
         return
-    steps = -(-num_rows // batch_size)
     with _bar() as bar:
         task = bar.add_task(f"{stage:<11} starting", total=num_epochs * num_rows)
 
         def tell(step: int, metrics: Mapping[str, float]) -> None:
             lines(step, metrics)
-            _move(bar, task, lines, step * num_rows // steps)
+            _move(bar, task, lines, step * num_rows // steps_per_epoch)
 
         yield tell
 
