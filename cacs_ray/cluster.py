@@ -7,8 +7,7 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -91,42 +90,36 @@ def start_ray(
     """
     import ray
 
-    stack = ExitStack()
     if ray.is_initialized():
-        return stack
+        return ExitStack()
     _quieten_ray_data()
-    stack.enter_context(_sigterm_kept())
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+    with ExitStack() as stack:
+        stack.callback(_put_back_sigterm, signal.getsignal(signal.SIGTERM))
         stack.callback(ray.shutdown)
-        return stack
-    os.environ.update(local_environment())
-    _let_ray_read_its_environment_again()
-    _init_local(
-        {
-            "num_cpus": num_cpus or max(3, num_usable_cpus() + 1),
-            "object_store_memory": object_store_bytes or _object_store_bytes(),
-            "_temp_dir": _short_temporary_directory(),
-        }
-    )
-    stack.callback(ray.shutdown)
-    return stack
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=True, logging_level=logging.WARNING)
+            return stack.pop_all()
+        os.environ.update(local_environment())
+        _let_ray_read_its_environment_again()
+        _init_local(
+            {
+                "num_cpus": num_cpus or max(3, num_usable_cpus() + 1),
+                "object_store_memory": object_store_bytes or _object_store_bytes(),
+                "_temp_dir": _short_temporary_directory(),
+            }
+        )
+        return stack.pop_all()
 
 
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
+def _put_back_sigterm(before: Any) -> None:  # noqa: ANN401 - a handler of Python's
     """Put back what SIGTERM does.
 
     Ray takes it for itself, and when it ends leaves the system's default behind
     Python's back: that ends a process at once, and what it has started outlives it.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and before is not None:
-            signal.signal(signal.SIGTERM, before)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _init_local(options: dict[str, Any]) -> None:

@@ -27,6 +27,9 @@ takes several; were there one, each would be as long as an answer."""
 CALM_SHARE: Final = 0.25
 """Of the places: with no more of them taken, what came before has been dealt with."""
 
+BURST: Final = 4
+"""Times the places that a burst may have, unless configured otherwise."""
+
 _FULL: Final = "too many requests are being answered; try again"
 _REFUSAL: Final = ProblemReport(error=_FULL).model_dump_json()
 
@@ -52,12 +55,15 @@ class Places:
     Args:
         most: requests in work at the same time when more come than can be answered.
         burst: the same as long as fewer than `burst` have begun since the queue was
-            short, see `CALM_SHARE`; `most` when less than that.
+            short, see `CALM_SHARE`; by default `BURST` times `most`. No allowance
+            when less than `most`, or with fewer places than tell a short queue from
+            the moment between two answers.
     """
 
-    def __init__(self, most: int, burst: int = 0) -> None:
+    def __init__(self, most: int, burst: int | None = None) -> None:
+        wanted = BURST * most if burst is None else max(most, burst)
         self.most = most
-        self._burst = max(most, burst)
+        self.burst = wanted if CALM_SHARE * most >= 1 else most
         self._taken = 0
         self._begun_since_calm = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -65,8 +71,8 @@ class Places:
     @property
     def is_full(self) -> bool:
         """Whether one more would be refused."""
-        is_burst = self._begun_since_calm < self._burst
-        return self._taken >= (self._burst if is_burst else self.most)
+        is_burst = self._begun_since_calm < self.burst
+        return self._taken >= (self.burst if is_burst else self.most)
 
     @asynccontextmanager
     async def take(self, metrics: Metrics) -> AsyncIterator[float]:
@@ -126,6 +132,8 @@ class Admit:
 
     def __init__(self, app: ASGIApp, places: Places, metrics: Metrics) -> None:
         self._app, self._places, self._metrics = app, places, metrics
+        # Those that hold a place are open too: a burst keeps no body out.
+        self._most_open = places.burst + (OPEN_PER_PLACE - 1) * places.most
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +141,7 @@ class Admit:
         if scope["type"] != "http" or not _is_shed(scope):
             await self._app(scope, receive, send)
             return
-        if self._places.is_full or self._open >= OPEN_PER_PLACE * self._places.most:
+        if self._places.is_full or self._open >= self._most_open:
             self._metrics.shed.inc()
             for message in _refusal():
                 await send(message)

@@ -20,9 +20,10 @@ class AppArgs(Config):
     max_in_flight: int = Field(default=8, ge=1, le=1_000)
     """Requests that a gateway holds at the same time when more come than it can
     answer; others get 503 at once."""
-    max_in_burst: int = Field(default=32, ge=1, le=1_000)
-    """The same in a burst, as long as its queue was short a moment ago; no more than
-    `max_in_flight` = no allowance for bursts."""
+    max_in_burst: int | None = Field(default=None, ge=1, le=1_000)
+    """The same in a burst, as long as its queue was short a moment ago; null = four
+    times `max_in_flight`; no more than that, or fewer than 4 places: none for
+    bursts."""
     fused: bool = False
     """All stages in the gateway's process instead of one deployment each."""
     decision_log: str | None = None

@@ -101,7 +101,7 @@ class Rules:
     """What the operator says about creatives."""
     max_in_flight: int = 8
     """Requests in work at the same time under too much load; others are refused."""
-    max_in_burst: int = 32
+    max_in_burst: int | None = None
     """The same as long as the queue was short a moment ago, see `Places`."""
     orders: tuple[PolicyName, ...] = POLICIES
     """What a decision may be asked for in place of the configured policy."""

@@ -35,7 +35,8 @@ _WINDOW_S: Final = 1.0
 def judge_no_error(check: str, shots: pl.DataFrame, *, note: str = "") -> Verdict:
     """Every request is answered with 200."""
     failed = shots.filter(pl.col("status") != OK)
-    figure = str(latency_of(shots))
+    num_lower = shots["fallback"].count()
+    figure = f"{latency_of(shots)}; {num_lower:,} by a lower rung"
     limit = "0 failed"
     kept = failed.height == 0 and shots.height > 0
     return Verdict(check, shots.height, failed.height, figure, limit, kept, note)

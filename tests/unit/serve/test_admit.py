@@ -230,4 +230,31 @@ def test_what_goes_on_coming_has_only_the_ordinary_places():
 
 
 def test_without_allowance_a_burst_has_the_ordinary_places():
-    assert held(Places(4), [10])[0] == (4, True)
+    assert held(Places(4, burst=4), [10])[0] == (4, True)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_with_few_places_the_moment_between_two_answers_is_no_calm(most):
+    assert held(Places(most, burst=32), [10])[0] == (most, True)
+
+
+@pytest.mark.parametrize(
+    ("most", "burst", "come", "answered"),
+    [(4, 10, 12, 10), (8, 200, 80, 80), (8, None, 40, 32)],
+)
+def test_a_burst_finds_its_places_in_the_service(
+    make_service, page_view, most, burst, come, answered
+):
+    service = make_service(rules={"max_in_flight": most, "max_in_burst": burst})
+    service.selector.is_at_once = service.ranker.is_at_once = True
+
+    async def run():
+        transport = httpx.ASGITransport(create_http(service.gateway))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://serve"
+        ) as client:
+            asked = [client.post("/v1/decide", json=page_view) for _ in range(come)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    refused = [503] * (come - answered)
+    assert sorted(asyncio.run(run())) == [200] * answered + refused
