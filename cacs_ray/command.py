@@ -36,6 +36,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 
+_JOB_PACKAGES = "working_dir_files"
+"""Directory of Ray below which the code of a submitted job is unpacked."""
+
+_log = logging.getLogger(__name__)
+
 _NOISY = (
     "alembic",
     "httpx",
@@ -129,6 +134,7 @@ def run_job(
     _set_up_logging()
     try:
         _refuse_out(getattr(args, "out", None))
+        _say_what_will_not_last(args)
         with _stopped_in_order():
             result = body(args)
     except InputError as error:
@@ -198,6 +204,20 @@ def _refuse_out(out: str | None) -> None:
         raise InputError(
             f"{out!r}: {place} cannot be written", source="--out", rule="writable"
         )
+
+
+def _say_what_will_not_last(args: Namespace) -> None:
+    """Say what a submitted job would write where Ray removes it some time later."""
+    package = Path.cwd()
+    if _JOB_PACKAGES not in package.parts:
+        return
+    text = "%s lies in the package of this job, %s, which Ray removes: name another"
+    out = getattr(args, "out", None)
+    if out is not None and not Path(out).is_absolute():
+        _log.warning(text, f"--out {out}", package)
+    is_named = getattr(args, "tracking_uri", "") or "MLFLOW_TRACKING_URI" in os.environ
+    if hasattr(args, "tracking_uri") and not is_named:
+        _log.warning(text, "MLflow's store (--tracking-uri)", package)
 
 
 def _finish(line: Mapping[str, object], code: int) -> int:

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from cacs_ray.command import run_job
+from cacs_ray.command import add_path, add_tracking_uri, run_job
 from cacs_ray.errors import InputError
 
 
@@ -139,3 +139,30 @@ def test_help_is_no_error(capsys):
         run_job(argparse.ArgumentParser(prog="x"), lambda _: {}, ["--help"])
     assert stopped.value.code == 0
     assert "status" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        (["--out", "out/run"], ["--out out/run", "--tracking-uri"]),
+        (["--out", "/tmp", "--tracking-uri", "sqlite:////tmp/x.db"], []),
+    ],
+)
+def test_what_ray_removes_after_a_submitted_job_is_named(
+    capsys, caplog, monkeypatch, tmp_path, options, warned
+):
+    package = tmp_path / "working_dir_files" / "_ray_pkg_0a1b"
+    package.mkdir(parents=True)
+    monkeypatch.chdir(package)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    parser = argparse.ArgumentParser()
+    add_path(parser, "--out", "results")
+    add_tracking_uri(parser)
+
+    with caplog.at_level("WARNING"):
+        assert run_job(parser, lambda _: {}, options) == 0
+
+    assert len(caplog.messages) == len(warned)
+    for message, name in zip(caplog.messages, warned, strict=True):
+        assert name in message
+        assert str(package) in message
