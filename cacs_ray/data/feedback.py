@@ -49,7 +49,8 @@ def join_feedback(
 
     Returns:
         One row per decision with a slot, in their order: the contract's columns
-        (`weight` null) and the request columns as they were seen.
+        (`weight` null) and the request columns as they were seen. A request that was
+        sent and decided twice counts once, as it was decided first in the log.
 
     Raises:
         ValueError: the window is not positive.
@@ -84,6 +85,15 @@ def count_clicks(
         too_early=early,
         unknown=clicks.num_rows - matched.height,
     )
+
+
+def count_repeats(decisions: pa.Table) -> int:
+    """Count the shown decisions that `join_feedback` leaves out as repeats.
+
+    A client that got no answer asks again, and the log holds both.
+    """
+    shown = pl.DataFrame(decisions).filter(pl.col(Column.SLOT).is_not_null())
+    return shown.height - _shown(decisions).height
 
 
 def read_table(location: str, schema: pa.Schema) -> pa.Table:
@@ -179,7 +189,9 @@ def _cast_file(file: TableFile, layout: tuple[LayoutColumn, ...]) -> pa.Table:
 
 
 def _shown(decisions: pa.Table) -> pl.DataFrame:
-    return pl.DataFrame(decisions).filter(pl.col(Column.SLOT).is_not_null())
+    """Keep what was shown, each request and ad once: so says the contract."""
+    shown = pl.DataFrame(decisions).filter(pl.col(Column.SLOT).is_not_null())
+    return shown.unique(subset=list(_KEY), keep="first", maintain_order=True)
 
 
 def _matched(
@@ -189,9 +201,7 @@ def _matched(
     if not attribution_window_s > 0:
         raise ValueError(f"the window must be positive, got {attribution_window_s}")
     window = pl.duration(microseconds=round(attribution_window_s * 1e6))
-    requests = shown.select(*_KEY, Column.REQUEST_TS).unique(
-        subset=list(_KEY), keep="first", maintain_order=True
-    )
+    requests = shown.select(*_KEY, Column.REQUEST_TS)
     delay = pl.col(Column.CLICK_TS) - pl.col(Column.REQUEST_TS)
     return (
         pl.DataFrame(clicks.select(CLICKS.names))

@@ -5,7 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from cacs_ray.data.dataset import read_dataset, write_feedback_dataset
-from cacs_ray.data.feedback import count_clicks, join_feedback, read_table
+from cacs_ray.data.feedback import (
+    count_clicks,
+    count_repeats,
+    join_feedback,
+    read_table,
+)
 from cacs_ray.data.files import atomic_directory, refuse_foreign, write_table
 from cacs_ray.schema import CLICKS, DECISIONS
 
@@ -49,4 +54,9 @@ def join_logs(
         if like is not None:
             write_feedback_dataset(folder, like)
     numbers = {f"clicks_{name}": n for name, n in counts.model_dump().items()}
-    return {"out": Path(out), "impressions": impressions.num_rows, **numbers}
+    return {
+        "out": Path(out),
+        "impressions": impressions.num_rows,
+        "repeated_decisions": count_repeats(decided),
+        **numbers,
+    }

@@ -9,6 +9,7 @@ import pytest
 from cacs_ray.data.feedback import (
     ClickCounts,
     count_clicks,
+    count_repeats,
     join_feedback,
     read_table,
 )
@@ -63,6 +64,17 @@ def test_only_what_was_shown_is_an_impression():
     assert shown.schema.names == [*IMPRESSIONS.names, "device"]
     assert shown.schema.field("candidate_creative_ids").type == pa.list_(pa.string())
     assert shown["device"].to_pylist() == ["phone", "phone"]
+
+
+def test_a_request_that_was_sent_twice_counts_once():
+    """A client that gets no answer asks again; the log holds both decisions."""
+    log = decisions({}, {"ad_id": "sock", "slot": 1}, {"pctr": 0.2}, {"slot": None})
+    shown = join_feedback(log, clicks(5), attribution_window_s=HOUR_S)
+
+    assert shown["ad_id"].to_pylist() == ["hat", "sock"]
+    assert shown["is_clicked"].to_pylist() == [True, False]
+    assert count_repeats(log) == 1
+    assert count_clicks(log, clicks(5), attribution_window_s=HOUR_S).attributed == 1
 
 
 @pytest.mark.parametrize(
