@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from cacs_ray.answers.prepare import PreparedRequests
-from cacs_ray.decision.candidates import Decisions
+from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.schema import DECISIONS, REQUESTS, Column
 
@@ -35,10 +35,11 @@ def decisions_table(
     requests, candidates = prepared.requests, prepared.candidates
     num_rows = requests.num_rows
     is_shown = decisions.slot >= 0
-    creative_ids, mask = catalogue.creative_id_array, candidates.mask
+    creative_ids = catalogue.creative_id_array
+    lists, mask = _possible(candidates)
     ends = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.int32)
     candidate_ids = pa.ListArray.from_arrays(
-        pa.array(ends), creative_ids.take(pa.array(candidates.creative_lists[mask]))
+        pa.array(ends), creative_ids.take(pa.array(lists[mask]))
     )
     columns = {
         Column.REQUEST_ID: requests[Column.REQUEST_ID],
@@ -69,3 +70,19 @@ def decisions_table(
         if name not in own:
             table = table.append_column(name, requests[name])
     return table
+
+
+def _possible(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """Return what could be chosen, int32 [A, C], and which of it is no padding.
+
+    Of a pinned ad that is the pin alone: the others had no chance, and whoever
+    weights the log by propensities must not believe that they had.
+    """
+    lists, mask = candidates.creative_lists, candidates.mask
+    is_pinned = candidates.pinned > 0
+    if not is_pinned.any():
+        return lists, mask
+    lists, mask = lists.copy(), mask.copy()
+    lists[is_pinned, 0] = candidates.pinned[is_pinned]
+    mask[is_pinned] = np.arange(mask.shape[1]) == 0
+    return lists, mask

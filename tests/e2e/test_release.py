@@ -22,7 +22,7 @@ from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.schema import DECISIONS, Column
 from jobs import cycle, join_feedback
 from serve.api import Click, ClicksRequest, DecideRequest
-from serve.app import HttpGateway, wire
+from serve.app import HANGS_S, HttpGateway, wire
 from serve.arguments import AppArgs
 from serve.arms import LIVE, Arm, Arms
 from serve.clicks import Clicks
@@ -101,18 +101,27 @@ def page_views(walk, number):
         )
 
 
+def pinned(request, pins):
+    """The same request with a pin on those of its ads that have one."""
+    candidates = [
+        one.model_copy(update={"pinned_creative_id": pins.get(one.ad_id)})
+        for one in request.candidates
+    ]
+    return request.model_copy(update={"candidates": candidates})
+
+
 @pytest.fixture(scope="module")
 def log_of(walk, tmp_path_factory):
     """Serve some requests with exploration; return the decision log's rows."""
 
-    def serve(**settings):
+    def serve(pins=(), **settings):
         directory = tmp_path_factory.mktemp("log")
         log = DecisionLog(directory, Metrics())
         gateway = gateway_over(walk / "run" / "bundle", log, **settings)
 
         async def ask():
             for request in page_views(walk, 40):
-                await gateway.decide(request)
+                await gateway.decide(pinned(request, dict(pins)))
 
         asyncio.run(ask())
         gateway.close()
@@ -137,8 +146,33 @@ def test_decisions_are_repeated_from_the_log_bit_for_bit(walk, log_of, settings)
     """By the batch door: it shares nothing with serving but the library."""
     settings = {"num_slots": 2, **settings}
     _, logged = log_of(**settings)
+    assert_repeats(walk, logged, settings)
+    is_drawn = logged[Column.PROPENSITY] < 1
+    assert is_drawn.any() or settings["policy"] in ("post_rank", "rank_only")
+
+
+def test_pins_leave_one_candidate_in_the_log_and_are_repeated_from_it(walk, log_of):
+    settings = {"num_slots": 2, "policy": "cacs", "epsilon": 0.4}
+    _, free = log_of(**settings)
+    last = pl.col(Column.CANDIDATE_CREATIVE_IDS).list.last()
+    several = free.filter(pl.col(Column.CANDIDATE_CREATIVE_IDS).list.len() > 1)
+    pins = dict(several.select(Column.AD_ID, last).gather_every(2).iter_rows())
+
+    _, logged = log_of(pins, **settings)
+
+    of_pins = logged.filter(pl.col(Column.AD_ID).is_in(list(pins)))
+    assert of_pins.height
+    for row in of_pins.iter_rows(named=True):
+        pin = pins[row[Column.AD_ID]]
+        assert row[Column.CREATIVE_ID] == pin
+        assert row[Column.CANDIDATE_CREATIVE_IDS] == [pin]
+        assert row[Column.PROPENSITY] == 1
+    assert_repeats(walk, logged, settings)
+
+
+def assert_repeats(walk, logged, settings):
+    """The batch door decides what was logged again, to the last bit."""
     predictor = Predictor.load(walk / "run" / "bundle")
-    num_explored = 0
     for rows in logged.partition_by(Column.REQUEST_ID, maintain_order=True):
         asked = rows.select(
             Column.REQUEST_ID,
@@ -155,8 +189,6 @@ def test_decisions_are_repeated_from_the_log_bit_for_bit(walk, log_of, settings)
         assert rejects.num_rows == 0
         expected = rows.select(DECISIONS.names).to_arrow().cast(DECISIONS)
         assert again.select(DECISIONS.names).cast(DECISIONS).equals(expected)
-        num_explored += rows.filter(pl.col(Column.PROPENSITY) < 1).height
-    assert num_explored or settings["policy"] in ("post_rank", "rank_only")
 
 
 def test_what_was_served_and_clicked_is_learnt_from_next(walk, log_of, tmp_path):
@@ -238,6 +270,18 @@ def served(walk, tmp_path, kept_loggers):
     gateway = HttpGateway(wire(args), None)
     yield gateway
     gateway.close()
+
+
+def test_ray_serve_is_told_of_a_replica_that_cannot_mend_itself(served, monkeypatch):
+    asyncio.run(served.check_health())
+    with monkeypatch.context() as hung:
+        hung.setattr(Straight, "hangs_s", HANGS_S + 1)
+        with pytest.raises(RuntimeError, match="hangs for 61 s"):
+            asyncio.run(served.check_health())
+    served._releases.stop()
+    served._releases._thread.join(10)
+    with pytest.raises(RuntimeError, match="followed no more"):
+        asyncio.run(served.check_health())
 
 
 def test_releases_change_under_requests_and_each_answers_whole(walk, served, tmp_path):
