@@ -36,6 +36,10 @@ class LogLimits(Config):
     """No decision waits longer, while the disk takes it."""
     max_rows: int = 200_000
     """So many may wait; further ones are dropped and counted."""
+    flush_bytes: int = 64 << 20
+    """So many bytes of waiting decisions are written at once."""
+    max_bytes: int = 512 << 20
+    """So many may wait, because a request's own columns stand in every row."""
 
 
 class Rows(Protocol):
@@ -74,6 +78,7 @@ class RowLog:
         """When the oldest waiting row came, by the monotonic clock."""
         counts.lag_s.set_function(self._lag_s)
         self._num_waiting = 0
+        self._bytes_waiting = 0
         self._is_closed = False
         self._wake = threading.Condition()
         self._writing = threading.Lock()
@@ -85,17 +90,15 @@ class RowLog:
     def append(self, rows: Rows) -> bool:
         """Take one request's decisions; False when they were dropped (and counted)."""
         with self._wake:
-            full = self._num_waiting + len(rows) > self._limits.max_rows
-            table = None if full or self._is_closed else self._table(rows)
+            table = self._fitting(rows)
             if table is None:
                 self._counts.dropped.inc(len(rows))
                 return False
             self._waiting.append(table)
             if self._oldest_s is None:
                 self._oldest_s = time.monotonic()
-            self._num_waiting += len(rows)
-            self._counts.waiting.set(self._num_waiting)
-            if self._num_waiting >= self._limits.flush_rows:
+            self._count_waiting(len(rows), table.nbytes)
+            if self._is_much():
                 self._wake.notify()
         return True
 
@@ -124,6 +127,28 @@ class RowLog:
                 self._waiting, self._num_waiting = [], 0
                 self._counts.waiting.set(0)
 
+    def _fitting(self, rows: Rows) -> pa.Table | None:
+        """Return the rows as a table if there is room for it."""
+        limits = self._limits
+        if self._is_closed or self._num_waiting + len(rows) > limits.max_rows:
+            return None
+        table = self._table(rows)
+        if table is None or self._bytes_waiting + table.nbytes > limits.max_bytes:
+            return None
+        return table
+
+    def _is_much(self) -> bool:
+        limits = self._limits
+        return (
+            self._num_waiting >= limits.flush_rows
+            or self._bytes_waiting >= limits.flush_bytes
+        )
+
+    def _count_waiting(self, num_rows: int, num_bytes: int) -> None:
+        self._num_waiting += num_rows
+        self._bytes_waiting += num_bytes
+        self._counts.waiting.set(self._num_waiting)
+
     def _lag_s(self) -> float:
         began_s = self._oldest_s
         return 0.0 if began_s is None else time.monotonic() - began_s
@@ -140,8 +165,7 @@ class RowLog:
         """Count decisions that wait no longer."""
         num_rows = sum(table.num_rows for table in batch)
         with self._wake:
-            self._num_waiting -= num_rows
-            self._counts.waiting.set(self._num_waiting)
+            self._count_waiting(-num_rows, -sum(table.nbytes for table in batch))
         counter.inc(num_rows)
 
     def _run(self) -> None:

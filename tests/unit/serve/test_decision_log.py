@@ -139,6 +139,28 @@ def test_a_full_buffer_drops_whole_requests_and_counts_them(
     assert counted(metrics, "cacs_decisions_total") == 4 + 2
 
 
+def test_what_waits_is_bounded_in_bytes_too(
+    make_service, make_log, page_view, tmp_path, metrics
+):
+    """A request's own columns stand in every one of its rows."""
+    log = make_log(LogLimits(flush_s=3600, max_bytes=100_000))
+    service = make_service(log=log, metrics=metrics)
+    send(service, page_view, "q1")
+    page_view["features"]["device"] = "x" * 100_000
+    send(service, page_view, "q2")
+    page_view["features"]["device"] = "phone"
+    send(service, page_view, "q3")
+    log.flush()
+    send(service, page_view, "q4")
+    log.close()
+
+    assert kept(tmp_path / "log")["request_id"].to_pylist() == [
+        *("q1", "q1", "q3", "q3", "q4", "q4"),
+    ]
+    assert counted(metrics, "cacs_decisions_dropped_total") == 2
+    assert counted(metrics, "cacs_decisions_waiting") == 0
+
+
 def test_after_closing_nothing_is_taken_silently(
     make_service, make_log, page_view, metrics
 ):
