@@ -25,6 +25,11 @@ _FAST: Final = {
     # What HAProxy counts, our gateway counts too.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # What a replica took along when it died is asked of another one: the same request
+    # gets the same decision, and what was logged twice counts once. Only what fits
+    # into a buffer can be sent again.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
     # Nobody balances load to this machine, so nobody has to learn that it ends.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }

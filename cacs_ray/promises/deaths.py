@@ -30,7 +30,9 @@ _FLUSHED_S: Final = 6.0
 def replica_death(bench: Bench) -> Outcome:
     """A random replica or proxy is killed every ten seconds.
 
-    Every deployment has two replicas: one that is alone cannot be missed.
+    Every deployment has two replicas: one that is alone cannot be missed. The load is
+    60 % of what is left while one of them is missed, as whoever plans for a death
+    plans for it.
     """
     with serving(bench.plan, "deaths", num_replicas=_NUM_REPLICAS) as service:
         return _killed(bench, service)
@@ -38,7 +40,8 @@ def replica_death(bench: Bench) -> Outcome:
 
 def _killed(bench: Bench, service: Service) -> Outcome:
     plan, num_actors = bench.plan, len(service.actors())
-    rate = NOMINAL_SHARE * service.capacity()
+    left = (_NUM_REPLICAS - 1) / _NUM_REPLICAS
+    rate = NOMINAL_SHARE * left * service.capacity()
     seconds = plan.seconds(300, least=2.5 * _KILL_EVERY_S)
     limits = LoadLimits(name=bench.name("death"), num_retries=1, retry_pause_s=_RETRY_S)
     with killing(service.actors, _KILL_EVERY_S) as killed:

@@ -70,6 +70,18 @@ def test_every_port_of_ray_serve_is_a_graphs_own():
     assert known <= set(told)
 
 
+def test_ray_serve_still_reads_what_shall_be_asked_again():
+    constants = pytest.importorskip("ray.serve._private.constants")
+    told = ingress_environment()
+    assert told["RAY_SERVE_HAPROXY_RETRY_ON"].split() == [
+        constants.RAY_SERVE_HAPROXY_RETRY_ON,
+        "empty-response",
+    ]
+    assert int(told["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]) > (
+        constants.RAY_SERVE_HAPROXY_TUNE_BUFSIZE
+    )
+
+
 def test_a_shell_can_read_it():
     shown = subprocess.run(
         [
