@@ -30,7 +30,7 @@ from cacs_ray.manifest import read_manifest
 from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
-from serve.board import ReleaseBoard
+from serve.board import ReleaseBoard, ReplicaKind
 from serve.clicks import Clicks, FirstPlaces
 from serve.controls_file import ControlsFile, read_controls
 from serve.decision_log import ClickLog, DecisionLog, RowLog
@@ -60,6 +60,9 @@ from serve.stage import (
 from serve.straight import Straight
 
 Handle = DeploymentHandle[Any]
+
+HANGS_S = 60.0
+"""A decision that still runs so long after it was given up does not end any more."""
 
 TOKEN_VARIABLE = "CACS_ADMIN_TOKEN"
 
@@ -93,6 +96,7 @@ class HttpGateway:
             wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
         )
         local = None if handles else local_stages(self._releases)
+        self._straight = None if local is None else Straight(local)
         self._gateway = Gateway(
             self._releases,
             _remote_stages(*handles) if local is None else in_process(local),
@@ -106,7 +110,7 @@ class HttpGateway:
             ),
             logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
-            straight=None if local is None else Straight(local),
+            straight=self._straight,
         )
         self._metrics_board = MetricsBoard(wiring.board.directory / "metrics", metrics)
         self._clicks = (
@@ -136,6 +140,20 @@ class HttpGateway:
         spare_what_lasts()
         return http
 
+    async def check_health(self) -> None:
+        """Let Ray Serve replace this replica when it cannot mend itself.
+
+        A stage that fails is no reason: its requests get fallbacks, and a new replica
+        would meet the same bundle.
+
+        Raises:
+            RuntimeError: a stage hangs, or releases are followed no more.
+        """
+        hangs_s = 0.0 if self._straight is None else self._straight.hangs_s
+        if hangs_s > HANGS_S:
+            raise RuntimeError(f"a decision hangs for {hangs_s:.0f} s")
+        _check_following(self._releases)
+
     def __del__(self) -> None:
         # Serve calls this when a replica has answered its last request.
         self.close()
@@ -149,7 +167,27 @@ class HttpGateway:
                 part.stop() if name == "_releases" else part.close()
 
 
-class SelectorReplica:
+class _StageReplica:
+    """A replica of a stage, which follows the board."""
+
+    def __init__(self, wiring: Wiring, kind: ReplicaKind) -> None:
+        listen_on_loopback()
+        configure_records()
+        self._holder = Holder(wiring.board, kind, _stage_loader(wiring))
+
+    async def check_health(self) -> None:
+        """Let Ray Serve replace this replica when releases are followed no more.
+
+        A pass through a model that hangs holds the loop in which this runs, so that
+        Ray Serve gets no answer and replaces the replica too.
+
+        Raises:
+            RuntimeError: releases are followed no more.
+        """
+        _check_following(self._holder)
+
+
+class SelectorReplica(_StageReplica):
     """A selector that follows the board, answering one request after the other.
 
     Its methods are coroutines that never wait: in threads, as Serve runs plain
@@ -158,11 +196,8 @@ class SelectorReplica:
     """
 
     def __init__(self, wiring: Wiring) -> None:
-        listen_on_loopback()
-        configure_records()
-        self._selector = Selector(
-            Holder(wiring.board, "selector", _stage_loader(wiring))
-        )
+        super().__init__(wiring, "selector")
+        self._selector = Selector(self._holder)
         spare_what_lasts()
 
     async def selector_scores(
@@ -172,13 +207,12 @@ class SelectorReplica:
         return self._selector.selector_scores(release, page, lists)
 
 
-class RankerReplica:
+class RankerReplica(_StageReplica):
     """A ranker that follows the board, answering as `SelectorReplica` does."""
 
     def __init__(self, wiring: Wiring) -> None:
-        listen_on_loopback()
-        configure_records()
-        self._ranker = Ranker(Holder(wiring.board, "ranker", _stage_loader(wiring)))
+        super().__init__(wiring, "ranker")
+        self._ranker = Ranker(self._holder)
         spare_what_lasts()
 
     async def open_page(
@@ -303,6 +337,11 @@ def _deployment(
 def _held_by_gateway(wiring: Wiring, path: str) -> ServedRelease:
     stage = StageRelease(wiring.load_predictor(path)) if wiring.args.fused else None
     return ServedRelease(wiring.load_release(path), stage)
+
+
+def _check_following(holder: Holder[Any]) -> None:
+    if not holder.is_following:
+        raise RuntimeError("the release board is followed no more")
 
 
 def _stage_loader(wiring: Wiring) -> Callable[[str], StageRelease]:

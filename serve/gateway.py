@@ -38,6 +38,7 @@ from serve.straight import Straight
 
 _HEALTH_BUDGET_S = 2.0
 _HEALTH_CACHE_S = 1.0
+_NO_CANDIDATE = "the golden request has no candidate"
 _SHADOW_BUDGET_S = 1.0
 _ARM_MISSING = "arm_not_held"
 
@@ -147,6 +148,7 @@ class Gateway:
         self._token = uuid.uuid4().hex[:12]
         self._health: tuple[float, str | None] = (-np.inf, None)
         self._health_lock = asyncio.Lock()
+        self._was_whole = False
         self._shadow = self._make_shadow(logs) if logs.shadow_release else None
 
     @property
@@ -207,6 +209,16 @@ class Gateway:
             self._health = (perf_counter(), problem)
             return problem
 
+    async def is_ready(self) -> bool:
+        """Whether requests are to come here: it was whole once, and it answers.
+
+        A stage that is down later is the ladder's business: were every gateway taken
+        out of traffic for it, nobody would get its fallbacks.
+        """
+        problem = await self.health()
+        self._was_whole = self._was_whole or problem is None
+        return self._was_whole and problem != _NO_CANDIDATE
+
     def close(self) -> None:
         """Write what the decision log still holds."""
         if self._log is not None:
@@ -231,7 +243,7 @@ class Gateway:
         )
         decided = await self._decide(golden, question)
         if len(decided) == 0:
-            return "the golden request has no candidate"
+            return _NO_CANDIDATE
         return decided.origin.fallback_reason
 
     async def _decide(self, request: DecideRequest, question: Question) -> Decided:

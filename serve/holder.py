@@ -132,6 +132,11 @@ class Holder(Generic[Thing]):
         if board.next is not None:
             self._become(self._board.settle())
 
+    @property
+    def is_following(self) -> bool:
+        """Whether the board is looked at."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Follow no more and leave the board."""
         self._stops.set()

@@ -207,6 +207,13 @@ def _add_operations(
             return JSONResponse({"status": "ok", "release": gateway.release.bundle_id})
         return JSONResponse({"status": "failing", "reason": problem}, 503)
 
+    @http.get("/readyz", response_model=None, responses={503: {}})
+    async def readyz() -> Response:
+        """Say whether traffic is to come here; a stage that is down is no reason."""
+        if await gateway.is_ready():
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "starting"}, 503)
+
     @http.get("/metrics", response_model=None, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters and latencies of all gateways, for Prometheus."""

@@ -119,6 +119,11 @@ class Straight:
         """Whether a decision would be tried now; `parallel` waits for two stages."""
         return policy != "parallel" and not self._trouble_of(release).is_near
 
+    @property
+    def hangs_s(self) -> float:
+        """Seconds since a decision was given up that still runs, 0 = there is none."""
+        return max((one.hangs_s for one in self._trouble.values()), default=0.0)
+
     async def decide(
         self,
         candidates: Candidates,
@@ -183,17 +188,30 @@ class _Trouble:
 
     def __init__(self) -> None:
         self._until_s = 0.0
+        self._noted_s = 0.0
         self._left: Future[Decisions] | None = None
 
     @property
     def is_near(self) -> bool:
         """Whether it was a moment ago, or what was given up still runs."""
-        is_running = self._left is not None and not self._left.done()
-        return is_running or monotonic() < self._until_s
+        return self._is_running or monotonic() < self._until_s
+
+    @property
+    def hangs_s(self) -> float:
+        """Seconds since what still runs was given up, else 0."""
+        return monotonic() - self._noted_s if self._is_running else 0.0
 
     def note(self, asked: "Future[Decisions]") -> None:
         """Note a decision that failed or was given up."""
-        self._until_s, self._left = monotonic() + WARY_S, asked
+        # Several may be given up; the first that hangs tells since when.
+        if self._is_running:
+            return
+        self._noted_s = monotonic()
+        self._until_s, self._left = self._noted_s + WARY_S, asked
+
+    @property
+    def _is_running(self) -> bool:
+        return self._left is not None and not self._left.done()
 
 
 def _run(

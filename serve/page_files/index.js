@@ -36,10 +36,14 @@ const FAILURES = {
   late: "was late", busy: "was busy", failed: "failed", not_finite: "answered no numbers",
   other_release: "held another release",
 };
+const OTHER_REASONS = {
+  arm_not_held: "the release of the user's arm is not held, so the live arm answered",
+};
 const RULES = {
   unknown_ad: "the release does not know this ad",
   unknown_creative: "a creative that was asked for is not live, or not of this ad",
   creative_not_live: "no creative of it is live at that moment",
+  creative_excluded: "the operator's controls leave no creative of it",
 };
 const FIRST_CREATIVES = 5;
 
@@ -270,7 +274,7 @@ function rung(answer) {
   }
   const reasons = (answer.fallback_reason ?? "").split(",").map((reason) => {
     const stage = Object.keys(RUNGS).find((name) => reason.startsWith(`${name}_`));
-    if (!stage) return reason;
+    if (!stage) return OTHER_REASONS[reason] ?? reason;
     const how = reason.slice(stage.length + 1);
     return `the ${stage} ${FAILURES[how] ?? how}: ${RUNGS[stage]}`;
   });

@@ -124,8 +124,9 @@ def test_ray_knows_every_key_of_the_serve_config(served):
         assert scaling.keys() <= AutoscalingConfig.model_fields.keys()
         parsed = AutoscalingConfig.model_validate(scaling)
         assert 2 <= parsed.min_replicas <= parsed.max_replicas
-        # Replicas are added before requests have to queue.
-        assert parsed.target_ongoing_requests < deployment["max_ongoing_requests"]
+        # Replicas are added before requests are refused: more are never held for long.
+        held = served["applications"][0]["args"]["max_in_flight"]
+        assert parsed.target_ongoing_requests < held
 
 
 def test_it_serves_the_graph_of_the_config_file(served):
@@ -174,7 +175,8 @@ def test_traffic_waits_for_the_proxy_and_the_log_is_written_before_the_end(serve
     (group,) = cluster_of(FILES[0]).worker_group_specs
     (container,) = group.template.spec.containers
     port = served["http_options"]["port"]
-    assert f":{port}/healthz | grep -q ok" in container.readiness_probe.exec.command[-1]
+    asked = container.readiness_probe.exec.command[-1]
+    assert f":{port}/readyz | grep -q ready" in asked
     assert port in [one.container_port for one in container.ports]
     (application,) = served["applications"]
     longest = max(

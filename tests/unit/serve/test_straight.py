@@ -154,6 +154,7 @@ def straight_over(local, patience_s=0.0):
             return None
         return await at_once.decide(candidates, scorers(release), settings, most_s)
 
+    decide.straight = at_once
     return decide
 
 
@@ -201,6 +202,24 @@ def test_while_what_was_given_up_still_runs_nothing_is_tried(local, monkeypatch)
         return await decide(release="r2")
 
     assert asyncio.run(ask()) is not None
+
+
+def test_how_long_a_decision_hangs_is_known(local, monkeypatch):
+    decide = straight_over(local)
+    local.selector_scores.may_end.clear()
+
+    async def ask():
+        assert await decide(most_s=0.01) is None
+
+    asyncio.run(ask())
+    late = straight.monotonic() + 100
+    monkeypatch.setattr(straight, "monotonic", lambda: late)
+    while_it_hangs = decide.straight.hangs_s
+    local.selector_scores.may_end.set()
+    decide.straight._threads.shutdown(wait=True)
+
+    assert while_it_hangs == pytest.approx(100, abs=30)
+    assert decide.straight.hangs_s == 0
 
 
 def test_a_decision_that_no_thread_was_free_for_says_nothing_of_the_stages(
