@@ -21,8 +21,18 @@ from cacs_ray.evaluation.checks import (
     within,
 )
 from cacs_ray.evaluation.gate_measured import MeasuredRules, judge_measured
+from cacs_ray.evaluation.paired import compare_paired
 
 _TRAINING_WINDOW = ("train_start_us", "train_end_us")
+_UNPAIRED = {
+    "no sums": "a report holds no sums to compare in pairs",
+    "not the same window": "the sums are of different impressions",
+}
+_PAIRED = {
+    "log_loss_gain": ("paired_log_loss", "predicts clicks surely worse"),
+    "snips_lift_cacs": ("paired_snips", "chooses creatives surely worse"),
+}
+"""Figure of `paired.compare_paired` -> its check, and what is wrong below 0."""
 
 
 class GateRules(Config):
@@ -58,8 +68,8 @@ def judge(
 ) -> dict[str, Any]:
     """Compare a challenger's report with the champion's.
 
-    Both must be reports of the same test window, else their lifts are not
-    comparable and the gate says so.
+    Both must be reports of the same test window, with the sums of `paired.paired_sums`,
+    else they are not comparable and the gate says so.
 
     Args:
         challenger: its report, as of `evaluation.report.plain_report`.
@@ -175,6 +185,7 @@ def _against_champion(
         same,
         "the two reports judge different impressions",
     )
+    yield from _paired(challenger, champion)
     for metric in ("sctr", "snips"):
         yield _not_worse(challenger, champion, metric)
     # Buckets count impressions in training: only equal windows make equal buckets.
@@ -190,6 +201,23 @@ def _against_champion(
         clicks = at(figures, "matched_clicks")
         if is_number(clicks) and clicks >= rules.min_bucket_clicks:
             yield _not_worse(challenger, champion, "snips", bucket)
+
+
+def _paired(challenger: Report, champion: Report) -> Iterator[Check]:
+    """Yield checks on the very same impressions: log loss and SNIPS of the choices.
+
+    An interval of its own is wide enough to hide a challenger that is surely worse
+    on the same rows, and says nothing of the ranker.
+    """
+    before, now = (at(one, "paired") or {} for one in (champion, challenger))
+    compared = compare_paired(before, now)
+    status = compared["status"]
+    reason = f"{_UNPAIRED.get(status)}; name a dataset with --logs"
+    yield check("same_impressions", status, "ok", status == "ok", reason)
+    if status == "ok":
+        for figure, (name, wrong) in _PAIRED.items():
+            high = at(compared, "figures", figure, "high")
+            yield not_surely_below(name, high, 0.0, f"{wrong} than the champion")
 
 
 def _not_worse(

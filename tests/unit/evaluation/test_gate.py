@@ -1,11 +1,15 @@
 """What the gate promises: it opens for what is sound and says why it does not."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cacs_ray.data.splits import Windows
 from cacs_ray.evaluation.gate import GateRules, judge
+from cacs_ray.evaluation.paired import paired_sums
+from tests.unit.evaluation.logs import simulated
 
 
 def interval(value, spread=2.0):
@@ -38,6 +42,12 @@ def report(lift=10.0):
         "drift": {
             "user.age": {"kind": "category", "divergence": 0.01},
             "creative.creative_id": {"kind": "id", "divergence": 0.2},
+        },
+        "paired": {
+            "digest": "one window",
+            "weight": [50.0, 50.0],
+            "log_loss": [20.0, 21.0],
+            "policies": {"cacs": {"mass": [50.0, 50.0], "clicks": [4.0, 5.0]}},
         },
     }
 
@@ -120,6 +130,49 @@ def test_a_challenger_may_be_worse_only_within_its_interval(lift, passed):
 def test_reports_of_different_windows_are_not_compared_in_silence():
     verdict = judge(report(), changed("rows", 99))
     assert failed(verdict) == {"same_window"}
+
+
+GOOD, _, _ = simulated(0)
+BLUNT = replace(GOOD, pctr=np.full_like(GOOD.pctr, GOOD.label.mean()))
+"""Without an order among creatives, but right on average."""
+PERVERSE = replace(GOOD, selector_scores=-GOOD.selector_scores)
+
+
+def judged_on(log):
+    """Return a sound report with the sums of a log."""
+    return report() | {"paired": paired_sums(log)}
+
+
+@pytest.mark.parametrize(
+    ("worse", "check"), [(BLUNT, "paired_log_loss"), (PERVERSE, "paired_snips")]
+)
+def test_surely_worse_on_the_same_impressions_is_refused_and_better_passes(
+    worse, check
+):
+    verdict = judge(judged_on(worse), judged_on(GOOD))
+    assert failed(verdict) == {check}
+    assert "surely worse than the champion" in verdict["reason"]
+    assert judge(judged_on(GOOD), judged_on(worse))["passed"]
+    assert judge(judged_on(worse), judged_on(worse))["passed"]
+
+
+def test_a_challenger_without_a_ranker_has_no_paired_log_loss():
+    verdict = judge(judged_on(replace(GOOD, pctr=None)), judged_on(GOOD))
+    assert failed(verdict) == {"paired_log_loss"}
+
+
+@pytest.mark.parametrize(
+    ("sums", "reason"),
+    [(None, "no sums"), (paired_sums(simulated(1)[0]), "different impressions")],
+)
+@pytest.mark.parametrize("side", ["challenger", "champion"])
+def test_what_cannot_be_compared_in_pairs_is_said(side, sums, reason):
+    sides = {"challenger": judged_on(GOOD), "champion": judged_on(GOOD)}
+    sides[side]["paired"] = sums
+    verdict = judge(**sides)
+    assert failed(verdict) == {"same_impressions"}
+    assert reason in verdict["reason"]
+    assert "--logs" in verdict["reason"]
 
 
 def test_thresholds_are_rules():

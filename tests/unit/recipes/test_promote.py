@@ -37,6 +37,12 @@ def report_of(lift):
         "agreement": {"all": {"top1": 0.8}},
         "data": {"rows": {"read": 100, "rejected": 0}},
         "drift": {"user.age": {"kind": "category", "divergence": 0.0}},
+        "paired": {
+            "digest": "one window",
+            "weight": [50.0, 50.0],
+            "log_loss": [20.0, 21.0],
+            "policies": {"cacs": {"mass": [50.0, 50.0], "clicks": [2.0, 3.0]}},
+        },
     }
 
 
