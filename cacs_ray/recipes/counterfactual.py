@@ -42,15 +42,19 @@ def ask_decisions(
         settings: of the estimates.
 
     Returns:
-        The answer of `counterfactual.would_have_won`.
+        The answer of `counterfactual.would_have_won`; "refused", with no figure but
+        `decisions`, when the champion showed nothing in the log.
 
     Raises:
-        InputError: a file is damaged, or the champion decided nothing in the log.
+        InputError: a file is damaged.
     """
     decided = read_table(str(decisions), DECISIONS)
     rival = None if champion is None else Predictor.load(champion)
     release = None if rival is None else rival.bundle_id
-    own = _own_decisions(decided, release, str(decisions))
+    own = _own_decisions(decided, release)
+    if not own.num_rows:
+        reason = _shown_nothing(decided, release)
+        return {"status": "refused", "reason": reason, "decisions": 0.0}
     shown = join_feedback(
         own,
         read_table(str(clicks), CLICKS),
@@ -62,24 +66,23 @@ def ask_decisions(
     return would_have_won(log, target, before, settings)
 
 
-def _own_decisions(decided: pa.Table, release: str | None, source: str) -> pa.Table:
+def _own_decisions(decided: pa.Table, release: str | None) -> pa.Table:
     """Keep what one release chose and showed."""
     is_kept = pc.and_(
         pc.is_valid(decided[Column.SLOT]), pc.invert(decided[Column.IS_FALLBACK])
     )
     if release is not None:
         is_kept = pc.and_(is_kept, pc.equal(decided[Column.RELEASE], release))
-    kept = decided.filter(is_kept)
-    if not kept.num_rows:
-        known = sorted(set(decided[Column.RELEASE].to_pylist()))
-        raise InputError(
-            f"release {release or 'any'} showed nothing of its own; the log has "
-            f"{', '.join(known[:5]) or 'no rows'}",
-            source=source,
-            field=Column.RELEASE,
-            rule="champion_decisions",
-        )
-    return kept
+    return decided.filter(is_kept)
+
+
+def _shown_nothing(decided: pa.Table, release: str | None) -> str:
+    """Say that a release is not in the log, and which are: often the log is another."""
+    known = sorted(set(decided[Column.RELEASE].to_pylist()))
+    return (
+        f"release {release or 'any'} showed nothing of its own; the log has "
+        f"{', '.join(known[:5]) or 'no rows'}"
+    )
 
 
 def logged_choices(shown: pa.Table) -> LoggedChoices:
