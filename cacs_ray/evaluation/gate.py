@@ -20,7 +20,11 @@ from cacs_ray.evaluation.checks import (
     not_surely_below,
     within,
 )
-from cacs_ray.evaluation.gate_measured import MeasuredRules, judge_measured
+from cacs_ray.evaluation.gate_measured import (
+    MeasuredRules,
+    judge_measured,
+    not_asked,
+)
 from cacs_ray.evaluation.paired import compare_paired
 
 _TRAINING_WINDOW = ("train_start_us", "train_end_us")
@@ -79,9 +83,10 @@ def judge(
         measured: as `gate_measured.judge_measured` takes it.
 
     Returns:
-        `passed` (all checks passed), `reason` (one line) and `checks`, each with
-        `name`, `value`, `threshold`, `passed` and, when it failed, `reason`. A
-        figure that is missing or not a number fails its check.
+        `passed` (all checks passed), `reason` (one line), `checks`, each with
+        `name`, `value`, `threshold`, `passed` and, when it failed, `reason`, and
+        `notes`: lines on what was not asked. A figure that is missing or not a
+        number fails its check.
     """
     rules = rules or GateRules()
     checks = [
@@ -100,6 +105,7 @@ def judge(
         "passed": not failed,
         "reason": reason or f"all {len(checks)} checks passed",
         "checks": checks,
+        "notes": not_asked(measured or {}),
     }
 
 

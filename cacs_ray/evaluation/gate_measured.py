@@ -60,6 +60,17 @@ def judge_measured(measured: Mapping[str, Any], rules: MeasuredRules) -> list[Ch
     return checks
 
 
+def not_asked(measured: Mapping[str, Any]) -> list[str]:
+    """Say which question was not put; that neither passes nor fails.
+
+    >>> not_asked({"counterfactual": {"status": "ok"}})
+    []
+    """
+    if "counterfactual" in measured:
+        return []
+    return ["would it have won: not asked, no decision log of the champion was named"]
+
+
 def _replica(replica: Mapping[str, Any], rules: MeasuredRules) -> Iterator[Check]:
     """Yield checks of a fresh process: does it open, answer alike, and in time?"""
     error, asked = replica.get("error"), replica.get("golden")

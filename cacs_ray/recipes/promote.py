@@ -75,7 +75,7 @@ def promote_bundle(
         try_it: opens both bundles in a fresh process.
 
     Returns:
-        The gate's verdict (`passed`, `reason`, `checks`) with `is_promoted`,
+        The gate's verdict (`passed`, `reason`, `checks`, `notes`) with `is_promoted`,
         `model`, `bundle_id`, and `version` where one was registered.
 
     Raises:
@@ -122,17 +122,19 @@ def promote_bundle(
 
 
 def verdict_note(verdict: Mapping[str, Any]) -> str:
-    """Say a verdict in Markdown: the outcome, then each check that failed."""
+    """Say a verdict in Markdown: the outcome, each check that failed, the notes."""
     checks = verdict["checks"]
     failed = [check for check in checks if not check["passed"]]
+    notes = [f"- Note: {note}" for note in verdict["notes"]]
     if not failed:
-        return f"Gate: passed, all {len(checks)} checks."
+        return "\n\n".join([f"Gate: passed, all {len(checks)} checks.", *notes])
     lines = [
         f"- `{check['name']}`: {str(check['reason'])[:_MOST_TAGGED]}"
         for check in failed
     ]
     head = f"Gate: refused, {len(failed)} of {len(checks)} checks failed."
-    return "\n".join([head, "", *lines, "", "All checks: `gate.json` of its run."])
+    end = "All checks: `gate.json` of its run."
+    return "\n".join([head, "", *lines, *notes, "", end])
 
 
 def verdict_tags(verdict: Mapping[str, Any]) -> dict[str, str]:

@@ -75,7 +75,7 @@ def show_policies(report: Mapping[str, Any]) -> None:
 
 
 def show_verdict(verdict: Mapping[str, Any]) -> None:
-    """Print every check of the gate, what failed first, and the outcome."""
+    """Print every check of the gate, what failed first, the notes and the outcome."""
     table = _table("Gate: may this release become the champion?")
     table.add_column("check", no_wrap=True)
     for name in ("value", "needed"):
@@ -93,6 +93,8 @@ def show_verdict(verdict: Mapping[str, Any]) -> None:
         )
     shown = console()
     shown.print(table)
+    for note in verdict["notes"]:
+        shown.print(f"note: {escape(note)}")
     outcome = "[bold green]passed[/]" if verdict["passed"] else "[bold red]refused[/]"
     shown.print(f"{outcome}: {escape(str(verdict['reason']))}\n")
 

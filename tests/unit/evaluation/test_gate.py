@@ -279,6 +279,17 @@ def test_each_measurement_can_close_the_gate(part, check):
     assert check in verdict["reason"]
 
 
+def test_a_question_that_was_not_put_is_a_note_and_no_failure():
+    unasked = measured()
+    del unasked["counterfactual"]
+    verdict = judge(report(), measured=unasked)
+    assert verdict["passed"]
+    assert [note.partition(",")[0] for note in verdict["notes"]] == [
+        "would it have won: not asked"
+    ]
+    assert judge(report(), measured=measured())["notes"] == []
+
+
 def test_a_slice_may_be_as_badly_calibrated_as_the_champion():
     both = slices(calibration={"challenger": 2.0, "champion": 0.4})
     assert judge(report(), measured=measured(slices=both))["passed"]

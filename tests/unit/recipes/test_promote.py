@@ -197,6 +197,7 @@ def test_the_description_is_the_last_verdict_above_the_model_card(
     told = description(refused["version"])
     assert told.startswith("Gate: refused, ")
     assert "- `not_worse_sctr`: " in told
+    assert "- Note: would it have won: not asked" in told
     assert told.endswith("## Data\n\nRows.")
     client = open_client(mlflow_uri)
     run_id = client.get_model_version(MODEL, refused["version"]).run_id
