@@ -91,15 +91,17 @@ def add_path(parser: ArgumentParser, option: str, what: str) -> None:
     parser.add_argument(option, required=True, metavar="PATH", help=what)
 
 
-def add_changes(parser: ArgumentParser, example: str) -> None:
-    """Add `--set`, which changes fields of a recipe."""
+def add_changes(
+    parser: ArgumentParser, example: str, of: str = "fields of the recipe"
+) -> None:
+    """Add `--set`, which changes fields of a recipe, or of what `of` names."""
     parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help=f"fields of the recipe to change, such as {example}",
+        help=f"{of} to change, such as {example}",
     )
 
 

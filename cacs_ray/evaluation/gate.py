@@ -4,6 +4,7 @@ What was measured beside the reports (a fresh process, latency, both releases on
 same impressions, the champion's own decisions) is judged in `gate_measured`.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -85,8 +86,8 @@ def judge(
     Returns:
         `passed` (all checks passed), `reason` (one line), `checks`, each with
         `name`, `value`, `threshold`, `passed` and, when it failed, `reason`, and
-        `notes`: lines on what was not asked. A figure that is missing or not a
-        number fails its check.
+        `notes`: lines on what was not asked and which thresholds are not the
+        defaults. A figure that is missing or not a number fails its check.
     """
     rules = rules or GateRules()
     checks = [
@@ -105,8 +106,14 @@ def judge(
         "passed": not failed,
         "reason": reason or f"all {len(checks)} checks passed",
         "checks": checks,
-        "notes": not_asked(measured or {}),
+        "notes": [*not_asked(measured or {}), *_changed(rules)],
     }
+
+
+def _changed(rules: GateRules) -> list[str]:
+    """Name thresholds of one's own: who reads "passed" later shall see them."""
+    changed = rules.model_dump(exclude_defaults=True)
+    return [f"thresholds changed: {json.dumps(changed)}"] if changed else []
 
 
 def _data(report: Report, rules: GateRules) -> Iterator[Check]:

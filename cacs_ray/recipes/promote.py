@@ -50,6 +50,38 @@ class Evidence:
             )
 
 
+def promote_or_refuse(
+    bundle: str | Path,
+    *,
+    tracking_uri: str | None = None,
+    evidence: Evidence | None = None,
+    changes: Mapping[str, str | float | bool] | None = None,
+    is_dry_run: bool = False,
+) -> dict[str, Any]:
+    """Do what `promote_bundle` does; a bundle that is refused is an error.
+
+    Args:
+        bundle: as there.
+        tracking_uri: as there.
+        evidence: as there.
+        changes: thresholds by their dotted names, as `Config.override` takes them.
+        is_dry_run: only judge; the verdict is returned whatever it says.
+
+    Raises:
+        InputError: the bundle is refused, there is no such threshold, or as there.
+    """
+    verdict = promote_bundle(
+        bundle,
+        tracking_uri=tracking_uri,
+        evidence=evidence,
+        rules=GateRules().override(changes or {}),
+        is_dry_run=is_dry_run,
+    )
+    if not (verdict["passed"] or is_dry_run):
+        raise InputError(verdict["reason"], source=str(bundle), rule="gate")
+    return verdict
+
+
 def promote_bundle(
     bundle: str | Path,
     *,

@@ -183,6 +183,14 @@ def test_thresholds_are_rules():
     }
 
 
+def test_thresholds_that_were_changed_are_told():
+    changes = {"max_drift": "0.2", "measured.max_p50_ratio": "3"}
+    verdict = judge(report(), rules=GateRules().override(changes))
+    told = 'thresholds changed: {"max_drift": 0.2, "measured": {"max_p50_ratio": 3.0}}'
+    assert told in verdict["notes"]
+    assert len(judge(report())["notes"]) == 1
+
+
 def with_bucket(lift, clicks=80.0, train_end_us=7):
     """Return a sound report with the lift of the bucket of new creatives."""
     whole = report()

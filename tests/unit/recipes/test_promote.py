@@ -14,6 +14,7 @@ from cacs_ray.recipes import promote
 from cacs_ray.recipes.promote import Evidence, roll_back
 from cacs_ray.registry import PREVIOUS, Registry
 from cacs_ray.tracking.store import open_client
+from jobs import promote as job
 
 MODEL = "creative-selector-market"
 
@@ -208,6 +209,41 @@ def test_the_description_is_the_last_verdict_above_the_model_card(
     passed = promote_bundle(worse, tracking_uri=mlflow_uri)
     assert passed["version"] == refused["version"]
     assert description(passed["version"]).startswith("Gate: passed, all ")
+
+
+@pytest.fixture
+def promoted(monkeypatch, mlflow_uri, capsys):
+    """The job, but for the fresh process; its exit code and its last line."""
+    monkeypatch.setattr(promote, "promote_bundle", promote_bundle)
+
+    def run(*options):
+        code = job.main([*map(str, options), "--tracking-uri", mlflow_uri])
+        return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def test_thresholds_are_set_from_the_command_line(promoted, make_bundle):
+    bundle = make_bundle("a", lift=0.1)
+    code, line = promoted("--bundle", bundle, "--set", "min_agreement=0.9")
+    assert code == 1
+    assert "teacher_agreement" in line["error"]
+    code, line = promoted(
+        "--bundle", bundle, "--set", "min_agreement=0.9", "measured.max_p99_ms=1.5",
+        "--set", "min_agreement=0.8",
+    )  # fmt: skip
+    assert code == 1
+    assert "latency_p99_ms" in line["error"]
+    assert "teacher_agreement" not in line["error"]
+
+
+def test_a_threshold_that_does_not_exist_is_refused_by_name(promoted, make_bundle):
+    bundle = make_bundle("a", lift=0.1)
+    code, line = promoted("--bundle", bundle, "--set", "max_drifts=1")
+    assert code == 1
+    assert line["error"].startswith("--set: max_drifts: no such field")
+    assert "did you mean 'max_drift'" in line["error"]
+    assert not (bundle.parent / "gate").exists()
 
 
 def test_a_fresh_process_says_why_a_bundle_does_not_open(make_bundle):
