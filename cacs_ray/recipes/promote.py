@@ -108,7 +108,8 @@ def promote_bundle(
 
     Returns:
         The gate's verdict (`passed`, `reason`, `checks`, `notes`) with `is_promoted`,
-        `model`, `bundle_id`, and `version` where one was registered.
+        `model`, `bundle_id`, and `version` where one was registered, or, of a dry
+        run, `would_promote`.
 
     Raises:
         InputError: the bundle is damaged, has no report, or MLflow is away.
@@ -135,7 +136,7 @@ def promote_bundle(
     write_json(kept, plain_report({**result, "measured": measured}))
     show_verdict(result)
     if is_dry_run:
-        return result
+        return {**result, "would_promote": verdict["passed"]}
     report = root.parent / "report.json"
     release = registry.register(root, report=report if report.is_file() else None)
     registry.attach(release.version, kept)

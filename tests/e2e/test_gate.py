@@ -1,4 +1,4 @@
-"""The gate on whole bundles: a worse one is refused, one as good passes."""
+"""The gate on whole bundles: a worse one is refused, one as good or better passes."""
 
 import json
 import shutil
@@ -59,20 +59,28 @@ def verdict_of(bundle):
     return {check["name"] for check in kept["checks"] if not check["passed"]}, kept
 
 
-@pytest.fixture(scope="module")
-def gate(walk, tmp_path_factory):
-    """A registry of its own whose champion is the walk's bundle."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('gate')}/mlflow.db"
+# 6,000 impressions drift by chance, and other tests may run beside the measurement.
+RELAXED = ["--set", "max_drift=1", "max_id_drift=1"]
+RELAXED += ["measured.max_p50_ratio=10", "measured.max_p99_ratio=100"]
+
+
+def gate_of(walk, root, champion_bundle):
+    """Return a registry of its own with a champion, and its gate."""
+    uri = f"sqlite:///{root}/mlflow.db"
     options = ["--tracking-uri", uri, "--logs", str(walk / "market")]
 
     def put(bundle, *more):
         return promote.main(["--bundle", str(bundle), *options, *more])
 
-    bundle = walk / "run" / "bundle"
-    Registry(uri, model_name(read_manifest(bundle))).promote(
-        Registry(uri, model_name(read_manifest(bundle))).register(bundle).version
-    )
+    registry = Registry(uri, model_name(read_manifest(champion_bundle)))
+    registry.promote(registry.register(champion_bundle).version)
     return uri, put
+
+
+@pytest.fixture(scope="module")
+def gate(walk, tmp_path_factory):
+    """A registry of its own whose champion is the walk's bundle."""
+    return gate_of(walk, tmp_path_factory.mktemp("gate"), walk / "run" / "bundle")
 
 
 @pytest.mark.parametrize(
@@ -94,23 +102,39 @@ def test_a_worse_bundle_never_gets_the_alias(walk, gate, tmp_path, change, check
     assert champion(uri, bundle, "challenger") == read_manifest(worse)["bundle_id"]
 
 
-def test_one_as_good_takes_over_and_goes_back(walk, gate, tmp_path):
+def test_one_as_good_takes_over_and_goes_back(walk, gate, tmp_path, capsys):
     uri, put = gate
     bundle = walk / "run" / "bundle"
     before = champion(uri, bundle)
     other = tmp_path / "other" / "bundle"
     bundle_id = write_sibling(bundle, other)
 
-    assert put(other, "--dry-run") == 0
-    failed, kept = verdict_of(other)
-    assert not {name for name in failed if not name.startswith(("drift", "latency"))}
-    assert kept["measured"]["replica"]["requests"] >= 400
-    assert set(kept["measured"]["replica"]["ratio"]) == {"p50", "p99"}
+    assert put(other, "--dry-run", *RELAXED) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["would_promote"], last["reason"]
     assert champion(uri, bundle) == before
 
-    registry = Registry(uri, model_name(read_manifest(bundle)))
-    registry.promote(registry.register(other).version)
+    assert put(other, *RELAXED) == 0
+    failed, kept = verdict_of(other)
+    assert failed == set()
+    assert kept["measured"]["replica"]["requests"] >= 400
+    assert set(kept["measured"]["replica"]["ratio"]) == {"p50", "p99"}
     assert champion(uri, bundle) == bundle_id
+
     assert put(bundle, "--rollback") == 0
     assert champion(uri, bundle) == before
     assert champion(uri, bundle, PREVIOUS) == bundle_id
+
+
+def test_a_better_one_takes_over(walk, tmp_path):
+    bundle = walk / "run" / "bundle"
+    worse = changed(bundle, tmp_path / "worse" / "bundle", shuffle_selector)
+    uri, put = gate_of(walk, tmp_path, worse)
+    better = tmp_path / "better" / "bundle"
+    shutil.copytree(bundle, better)
+
+    assert put(better, *RELAXED) == 0
+
+    _, kept = verdict_of(better)
+    assert kept["measured"]["slices"]["all"]["choice_lift"]["low"] > 0
+    assert champion(uri, bundle) == read_manifest(bundle)["bundle_id"]

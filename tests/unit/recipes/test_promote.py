@@ -130,7 +130,7 @@ def test_the_champion_may_be_promoted_again(mlflow_uri, make_bundle):
 def test_a_dry_run_registers_nothing(mlflow_uri, make_bundle):
     bundle = make_bundle("a", lift=0.1)
     verdict = promote_bundle(bundle, tracking_uri=mlflow_uri, is_dry_run=True)
-    assert verdict["passed"]
+    assert verdict["would_promote"]
     assert not verdict["is_promoted"]
     assert Registry(mlflow_uri, MODEL).find("challenger") is None
 
@@ -244,6 +244,16 @@ def test_a_threshold_that_does_not_exist_is_refused_by_name(promoted, make_bundl
     assert line["error"].startswith("--set: max_drifts: no such field")
     assert "did you mean 'max_drift'" in line["error"]
     assert not (bundle.parent / "gate").exists()
+
+
+def test_a_dry_run_says_what_would_become_of_it(promoted, make_bundle):
+    bundle = make_bundle("a", lift=0.1)
+    strict = ["--set", "min_agreement=0.9"]
+    for options, outcome in ((strict, False), ([], True)):
+        code, line = promoted("--bundle", bundle, "--dry-run", *options)
+        assert code == 0
+        assert (line["status"], line["would_promote"]) == ("ok", outcome)
+        assert line["is_promoted"] is False
 
 
 def test_a_fresh_process_says_why_a_bundle_does_not_open(make_bundle):
