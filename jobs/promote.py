@@ -3,7 +3,7 @@
 python -m jobs.promote --bundle run/bundle --dry-run
 python -m jobs.promote --bundle run/bundle --decisions log/decisions --clicks log/clicks
 python -m jobs.promote --bundle run/bundle --logs later --set max_drift=0.1
-python -m jobs.promote --bundle run/bundle --rollback
+python -m jobs.promote --model creative-selector-market --rollback
 """
 
 import argparse
@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from cacs_ray.command import add_changes, add_tracking_uri, job_parser, run_job
 from cacs_ray.config import parse_changes
-from cacs_ray.manifest import verify_bundle
-from cacs_ray.recipes.promote import Evidence, promote_or_refuse, roll_back
-from cacs_ray.registry import model_name
+from cacs_ray.recipes.promote import Evidence, model_of, promote_or_refuse, roll_back
 
 _EVIDENCE = {
     "--logs": "dataset on which champion and challenger are both judged anew; by "
@@ -31,8 +29,9 @@ _SWITCHES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the verdict; a refused bundle ends with exit code 1."""
     parser = job_parser(__doc__, "jobs.promote")
-    what = "bundle: `bundle/` in the --out of jobs.cycle"
-    parser.add_argument("--bundle", required=True, metavar="PATH", help=what)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--bundle", help="`bundle/` in the --out of jobs.cycle")
+    which.add_argument("--model", help="registered model; enough for --rollback")
     for option, what in _EVIDENCE.items():
         parser.add_argument(option, metavar="DIR", help=what)
     for option, what in _SWITCHES.items():
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _promote(args: argparse.Namespace) -> Mapping[str, object]:
     out, uri = args.bundle, args.tracking_uri
     if args.rollback:
-        return {"out": out, **roll_back(model_name(verify_bundle(out)), uri)}
+        return {"out": out, **roll_back(args.model or model_of(out), uri)}
     verdict = promote_or_refuse(
         out,
         tracking_uri=uri,

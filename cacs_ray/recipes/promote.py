@@ -14,7 +14,7 @@ from cacs_ray.evaluation.model_card import CARD, version_description
 from cacs_ray.evaluation.replica import try_release
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.evaluation.slices import compare_slices
-from cacs_ray.manifest import verify_bundle
+from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.recipes.counterfactual import ask_decisions
 from cacs_ray.recipes.evaluate import report_and_scores
 from cacs_ray.recipes.shown import show_verdict
@@ -51,7 +51,7 @@ class Evidence:
 
 
 def promote_or_refuse(
-    bundle: str | Path,
+    bundle: str | Path | None,
     *,
     tracking_uri: str | None = None,
     evidence: Evidence | None = None,
@@ -61,7 +61,7 @@ def promote_or_refuse(
     """Do what `promote_bundle` does; a bundle that is refused is an error.
 
     Args:
-        bundle: as there.
+        bundle: as there; None, for who named a model alone, is an error too.
         tracking_uri: as there.
         evidence: as there.
         changes: thresholds by their dotted names, as `Config.override` takes them.
@@ -70,6 +70,12 @@ def promote_or_refuse(
     Raises:
         InputError: the bundle is refused, there is no such threshold, or as there.
     """
+    if bundle is None:
+        raise InputError(
+            "only --rollback takes a model alone; name a bundle",
+            source="--model",
+            rule="bundle",
+        )
     verdict = promote_bundle(
         bundle,
         tracking_uri=tracking_uri,
@@ -181,6 +187,17 @@ def verdict_tags(verdict: Mapping[str, Any]) -> dict[str, str]:
         f"gate.{check['name'].replace(' ', '_')}": str(check["reason"])[:_MOST_TAGGED]
         for check in failed
     }
+
+
+def model_of(bundle: str | Path) -> str:
+    """Return the registered model that a bundle is a version of.
+
+    Its other files are not read: who has to go back now may hold a damaged bundle.
+
+    Raises:
+        InputError: there is no manifest that can be read.
+    """
+    return model_name(read_manifest(Path(bundle)))
 
 
 def roll_back(model: str, tracking_uri: str | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
 from cacs_ray.evaluation.replica import try_release
-from cacs_ray.manifest import write_manifest
+from cacs_ray.manifest import read_manifest, write_manifest
 from cacs_ray.recipes import promote
 from cacs_ray.recipes.promote import Evidence, roll_back
 from cacs_ray.registry import PREVIOUS, Registry
@@ -80,6 +80,10 @@ def make_bundle(tmp_path):
         return root
 
     return make
+
+
+def bundle_id_of(bundle):
+    return read_manifest(bundle)["bundle_id"]
 
 
 def champion(uri):
@@ -254,6 +258,32 @@ def test_a_dry_run_says_what_would_become_of_it(promoted, make_bundle):
         assert code == 0
         assert (line["status"], line["would_promote"]) == ("ok", outcome)
         assert line["is_promoted"] is False
+
+
+@pytest.mark.parametrize("named", ["--model", "--bundle"])
+def test_going_back_needs_no_whole_bundle(promoted, mlflow_uri, make_bundle, named):
+    first, second = (make_bundle(name, lift=0.1) for name in ("first", "second"))
+    for bundle in (first, second):
+        assert promoted("--bundle", bundle)[0] == 0
+    (second / "config.json").write_text("damaged")
+
+    value = {"--model": MODEL, "--bundle": second}[named]
+    code, line = promoted(named, value, "--rollback")
+
+    assert (code, line["model"]) == (0, MODEL)
+    assert champion(mlflow_uri) == line["bundle_id"] == bundle_id_of(first)
+
+
+def test_a_model_alone_is_not_judged(promoted):
+    code, line = promoted("--model", MODEL)
+    assert code == 1
+    assert line["error"].startswith("--model: only --rollback")
+
+
+def test_there_is_nothing_to_go_back_to_in_an_unknown_model(promoted):
+    code, line = promoted("--model", "creative-selector-markt", "--rollback")
+    assert code == 1
+    assert "creative-selector-markt: there is no previous version" in line["error"]
 
 
 def test_a_fresh_process_says_why_a_bundle_does_not_open(make_bundle):
