@@ -28,8 +28,9 @@ class MeasuredRules(Config):
     max_p99_ratio: float = Field(default=2.0, gt=0)
     """Latency over that of the champion, same requests, taking turns; the lower end
     of its interval counts, for machines are busy."""
-    max_p99_ms: float | None = Field(default=None, gt=0)
-    """Latency on its own, on the machine of the gate; None does not ask."""
+    max_p99_ms: float | None = Field(default=50.0, gt=0)
+    """Latency on its own, on the machine of the gate, also of a first release: the
+    service's default budget, of which this is only a part. None does not ask."""
     min_slice_clicks: float = Field(default=30.0, gt=0)
     """A slice with fewer clicks says nothing and is not checked."""
     min_slice_calibration: float = Field(default=0.6, gt=0)

@@ -308,8 +308,10 @@ def test_a_slice_with_few_clicks_is_not_checked():
     assert judge(report(), measured=measured(slices=few))["passed"]
 
 
-def test_latency_alone_is_asked_of_the_first_release():
-    rules = GateRules.model_validate({"measured": {"max_p99_ms": 2.0}})
+@pytest.mark.parametrize(("limit", "is_asked"), [(2.0, True), (None, False)])
+def test_latency_alone_is_asked_of_the_first_release(limit, is_asked):
+    rules = GateRules.model_validate({"measured": {"max_p99_ms": limit}})
     first = measured(replica=replica(champion=None, ratio=None))
     assert judge(report(), measured=first)["passed"]
-    assert failed(judge(report(), rules=rules, measured=first)) == {"latency_p99_ms"}
+    expected = {"latency_p99_ms"} if is_asked else set()
+    assert failed(judge(report(), rules=rules, measured=first)) == expected
