@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,11 +11,12 @@ from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
 from cacs_ray.evaluation.replica import try_release
 from cacs_ray.manifest import read_manifest, write_manifest
-from cacs_ray.recipes import promote
+from cacs_ray.recipes import counterfactual, promote
 from cacs_ray.recipes.promote import Evidence, roll_back
 from cacs_ray.registry import PREVIOUS, Registry
 from cacs_ray.tracking.store import open_client
 from jobs import promote as job
+from tests.unit.recipes.hats import release, write_logs
 
 MODEL = "creative-selector-market"
 
@@ -258,6 +260,56 @@ def test_a_dry_run_says_what_would_become_of_it(promoted, make_bundle):
         assert code == 0
         assert (line["status"], line["would_promote"]) == ("ok", outcome)
         assert line["is_promoted"] is False
+
+
+@pytest.fixture
+def hats(monkeypatch, promoted, make_bundle, tmp_path):
+    """Promote the release that likes straw; ask its log whether another had won."""
+
+    def load(path):
+        favourite = read_json(Path(path) / "config.json")["name"].split()[0]
+        return release(favourite, bundle_id=bundle_id_of(Path(path)))
+
+    monkeypatch.setattr(counterfactual, "Predictor", SimpleNamespace(load=load))
+    served = make_bundle("straw", lift=0.1)
+    assert promoted("--bundle", served)[0] == 0
+
+    def ask(name, decided_by=None):
+        decided_by = decided_by or bundle_id_of(served)
+        decisions, clicks = write_logs(tmp_path, "straw", release=decided_by)
+        bundle = make_bundle(name, lift=0.1)
+        asked = ["--decisions", decisions, "--clicks", clicks]
+        code, line = promoted("--bundle", bundle, *asked)
+        kept = read_json(bundle.parent / "gate" / "gate.json")
+        return code, line, kept["measured"]["counterfactual"]
+
+    return ask
+
+
+def test_a_release_that_would_have_won_less_is_refused(hats, mlflow_uri):
+    before = champion(mlflow_uri)
+    code, line, answer = hats("felt")
+    assert code == 1
+    for name in ("would_have_won_snips", "would_have_won_dr"):
+        assert f"{name}: would surely have earned fewer clicks" in line["error"]
+    assert answer["compared_with"] == "champion"
+    assert champion(mlflow_uri) == before
+
+
+def test_one_that_chooses_as_the_champion_did_passes(hats):
+    code, line, answer = hats("straw again")
+    assert (code, line["is_promoted"], line["notes"]) == (0, True, [])
+    assert answer["lift"]["snips"]["value"] == 0
+
+
+def test_a_log_without_the_champion_is_a_refusal_with_a_verdict(hats, mlflow_uri):
+    before = champion(mlflow_uri)
+    code, line, answer = hats("felt", decided_by="another")
+    assert code == 1
+    assert "counterfactual_support: the decision log cannot tell" in line["error"]
+    assert f"release {before} showed nothing" in line["error"]
+    assert answer["status"] == "refused"
+    assert champion(mlflow_uri) == before
 
 
 @pytest.mark.parametrize("named", ["--model", "--bundle"])
