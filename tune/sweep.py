@@ -28,6 +28,14 @@ from tune.progress import TrialProgress
 Values = Mapping[str, float | str]
 """Dotted field name -> value, as `Config.override` takes them."""
 
+_SWITCHES = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Tune's own handler of Ctrl-C ends a sweep as if it were whole.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+"""Variables that Tune reads when a sweep starts; those that are set already win."""
+
 _NAME = "trials"
 _DIRECTORY = "trial_"
 _SHORT_NAMES = 4
@@ -167,9 +175,12 @@ def run_sweep(
 
     Returns:
         One result a trial, failed ones included.
+
+    Raises:
+        RuntimeError: Tune stopped before all trials were made.
     """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    for name, value in _SWITCHES.items():
+        os.environ.setdefault(name, value)
     # It misses the files of the loggers that are switched off above.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     trainable = tune.with_resources(train, {"CPU": 1})
@@ -178,8 +189,25 @@ def run_sweep(
         tuner = tune.Tuner.restore(
             str(state), trainable, resume_unfinished=True, resume_errored=True
         )
-        return _fit(tuner)
-    tuner = tune.Tuner(
+    else:
+        tuner = _new_tuner(trainable, space, defaults, settings, out)
+    results = _fit(tuner)
+    if len(results) != settings.num_trials:
+        raise RuntimeError(
+            f"the sweep ended with {len(results)} of {settings.num_trials} trials; "
+            "the same command goes on"
+        )
+    return results
+
+
+def _new_tuner(
+    trainable: Any,  # noqa: ANN401 - Tune has no name for it
+    space: Mapping[str, Any],
+    defaults: Values,
+    settings: SweepSettings,
+    out: Path,
+) -> tune.Tuner:
+    return tune.Tuner(
         trainable,
         param_space=dict(space),
         tune_config=tune.TuneConfig(
@@ -208,7 +236,6 @@ def run_sweep(
             verbose=0,
         ),
     )
-    return _fit(tuner)
 
 
 def _fit(tuner: tune.Tuner) -> list[tune.Result]:
