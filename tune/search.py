@@ -154,14 +154,14 @@ def run_search(
             keep_settings(settings, out)
             show_trials(run, search, "Under way.")
             run.params({"sweep": settings.model_dump(), "space": _texts(search.space)})
-            TrialRuns.report_to(tracker, run)
-            results = run_sweep(
-                partial(train_trial, search=search, out=out / "models"),
-                search.space,
-                default_values(search.config, search.space),
-                settings,
-                out,
-            )
+            with TrialRuns.reporting_to(tracker, run):
+                results = run_sweep(
+                    partial(train_trial, search=search, out=out / "models"),
+                    search.space,
+                    default_values(search.config, search.space),
+                    settings,
+                    out,
+                )
             summary = conclude(results, search, out, run)
     return {"out": str(out), **summary}
 

@@ -8,7 +8,8 @@ keeps its run.
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -60,24 +61,29 @@ class SweepSettings(Config):
 class TrialRuns(tune.Callback):
     """Makes each trial a run below the sweep's; lives in the driver only.
 
-    Ray Tune pickles its callbacks, and a tracker cannot travel: it is found
-    through the class.
+    Ray Tune pickles its callbacks, and neither a tracker nor a run can travel: they
+    are found through the class.
     """
 
     _parent: ClassVar[Run | None] = None
     _tracker: ClassVar[Tracker | None] = None
+    _open: ClassVar[dict[str, Run]] = {}
 
     def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
         self._numbers: dict[str, int] = {}
 
     @classmethod
-    def report_to(cls, tracker: Tracker, parent: Run) -> None:
-        """Say where runs go; before the sweep starts."""
-        cls._tracker, cls._parent = tracker, parent
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"_runs": {}, "_numbers": self._numbers}
+    @contextmanager
+    def reporting_to(cls, tracker: Tracker, parent: Run) -> Iterator[None]:
+        """Say where the runs of a sweep go; one still open at its end is KILLED."""
+        cls._tracker, cls._parent, cls._open = tracker, parent, {}
+        try:
+            yield
+        finally:
+            # Tune has ended the run of every trial that it was done with.
+            for run in cls._open.values():
+                run.finish("KILLED")
+            cls._tracker, cls._parent, cls._open = None, None, {}
 
     def get_state(self) -> dict[str, int]:
         """Return what Tune keeps for a sweep that goes on later."""
@@ -109,7 +115,7 @@ class TrialRuns(tune.Callback):
             key=f"{self._parent.id}/{trial.trial_id}",
         )
         run.params(trial.config)
-        self._runs[trial.trial_id] = run
+        self._open[trial.trial_id] = run
 
     def on_trial_result(
         self,
@@ -120,7 +126,7 @@ class TrialRuns(tune.Callback):
         **info: object,  # noqa: ARG002
     ) -> None:
         """Log what the training itself measured."""
-        run = self._runs.get(trial.trial_id)
+        run = self._open.get(trial.trial_id)
         if run is not None:
             # The rest is what Tune says of itself.
             numbers = {
@@ -151,7 +157,7 @@ class TrialRuns(tune.Callback):
         self._finish(trial.trial_id, "FAILED")
 
     def _finish(self, trial_id: str, status: Status) -> None:
-        run = self._runs.pop(trial_id, None)
+        run = self._open.pop(trial_id, None)
         if run is not None:
             run.finish(status)
 

@@ -18,8 +18,8 @@ def sweep_once(train, uri, out):
     with (
         Tracker.open(uri, "demo", out / "tracking") as tracker,
         tracker.run("sweep", key="the sweep") as parent,
+        TrialRuns.reporting_to(tracker, parent),
     ):
-        TrialRuns.report_to(tracker, parent)
         return run_sweep(train, SPACE, DEFAULTS, SETTINGS, out)
 
 

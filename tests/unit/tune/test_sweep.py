@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from cacs_ray.tracking.client import NullTracker
 from tune import sweep
-from tune.sweep import SweepSettings, run_sweep
+from tune.sweep import SweepSettings, TrialRuns, run_sweep
 
 SETTINGS = SweepSettings(num_trials=3, metric="loss", max_epochs=1, steps_per_epoch=1)
 
@@ -50,3 +51,23 @@ def test_a_sweep_with_fewer_trials_than_asked_for_is_an_error(fake_tune, tmp_pat
 def test_ctrl_c_is_not_left_to_tune(fake_tune, tmp_path):
     run(tmp_path)
     assert fake_tune.seen["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+
+
+def test_trials_of_a_sweep_that_is_broken_off_are_killed():
+    records, callback = [], TrialRuns()
+    tracker = NullTracker(records.append)
+    trials = [SimpleNamespace(trial_id=name, config={"dim": 8}) for name in ("a", "b")]
+
+    def broken_off(parent):
+        with TrialRuns.reporting_to(tracker, parent):
+            for trial in trials:
+                callback.on_trial_start(0, trials, trial)
+            callback.on_trial_complete(0, trials, trials[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(tracker.start_run("sweep"))
+
+    started = {one["run"]: one["name"] for one in records if one["op"] == "start"}
+    ended = [(started[r["run"]], r["status"]) for r in records if r["op"] == "end"]
+    assert ended == [("trial-000 dim=8", "FINISHED"), ("trial-001 dim=8", "KILLED")]
