@@ -8,7 +8,7 @@ keeps its run.
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -34,6 +34,8 @@ _SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Tune's own handler of Ctrl-C ends a sweep as if it were whole.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Its ten seconds are many trials' starts; what a kill makes it forget is made anew.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
 }
 """Variables that Tune reads when a sweep starts; those that are set already win."""
 
@@ -85,6 +87,18 @@ class TrialRuns(tune.Callback):
                 run.finish("KILLED")
             cls._tracker, cls._parent, cls._open = None, None, {}
 
+    @classmethod
+    def keep_only(cls, trial_ids: Iterable[str]) -> None:
+        """Delete the runs of all other trials.
+
+        A trial that started just before a kill is unknown to Tune afterwards: another
+        one takes its place, under another id.
+        """
+        if cls._parent is not None:
+            parent = cls._parent.id
+            keys = [_run_key(parent, trial_id) for trial_id in trial_ids]
+            cls._parent.keep_children("trial", keys)
+
     def get_state(self) -> dict[str, int]:
         """Return what Tune keeps for a sweep that goes on later."""
         return dict(self._numbers)
@@ -112,7 +126,7 @@ class TrialRuns(tune.Callback):
             f"trial-{number:03d} {_in_short(trial.config)}",
             self._parent,
             {"stage": "trial", "trial": number},
-            key=f"{self._parent.id}/{trial.trial_id}",
+            key=_run_key(self._parent.id, trial.trial_id),
         )
         run.params(trial.config)
         self._open[trial.trial_id] = run
@@ -203,6 +217,7 @@ def run_sweep(
             f"the sweep ended with {len(results)} of {settings.num_trials} trials; "
             "the same command goes on"
         )
+    TrialRuns.keep_only(map(trial_id, results))
     return results
 
 
@@ -273,6 +288,10 @@ def _spare_cpus() -> int:
     """Return the cluster's processors but one, at least 1."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return max(1, int(resources.get("CPU", 1)) - 1)
+
+
+def _run_key(parent: str, trial_id: str) -> str:
+    return f"{parent}/{trial_id}"
 
 
 def _trial_directory(trial: Trial) -> str:

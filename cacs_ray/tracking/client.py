@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -104,6 +104,15 @@ class Run:
         with self._tracker.run(name, self, tags, key) as run:
             yield run
 
+    def keep_children(self, stage: str, keys: Iterable[str]) -> None:
+        """Delete the children of one stage whose `key` is not among some.
+
+        For work that was broken off and could not be gone on with: its run would stay
+        beside that of the work that took its place.
+        """
+        record = {"stage": stage, "kept": [_run_id(key) for key in keys]}
+        self._tracker.write({"op": "keep_children", "run": self.id, **record})
+
     def finish(self, status: Status = "FINISHED") -> None:
         """End the run; only for runs opened by `Tracker.start_run`."""
         record = {"status": status, "ts": now_ms()}
@@ -172,7 +181,7 @@ class Tracker:
         key: str | None = None,
     ) -> Run:
         """Open a run that `Run.finish` ends; as `run`."""
-        run_key = hashlib.md5(key.encode()).hexdigest() if key else uuid.uuid4().hex
+        run_key = _run_id(key) if key else uuid.uuid4().hex
         start = {
             "name": name,
             "parent": parent.id if parent else None,
@@ -273,6 +282,11 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         else:
             flat[key] = _text(value)[:_MAX_PARAM]
     return flat
+
+
+def _run_id(key: str) -> str:
+    """Return our name of the run that a caller's key stands for."""
+    return hashlib.md5(key.encode()).hexdigest()
 
 
 def _text(value: object) -> str:

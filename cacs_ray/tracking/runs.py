@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
-from cacs_ray.tracking.store import mlflow_module, open_client
+from cacs_ray.tracking.store import (
+    MOST_RUNS,
+    PARENT_TAG,
+    mlflow_module,
+    open_client,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
-_PARENT = "mlflow.parentRunId"
-_MOST_RUNS = 5000
 _ID_LENGTH = 32
 
 
@@ -59,7 +62,7 @@ class RunReader:
         found = self._by_id(name_or_id) or self._by_name(name_or_id)
         children = self._search(
             [found.info.experiment_id],
-            f"tags.`{_PARENT}` = '{found.info.run_id}'",
+            f"tags.`{PARENT_TAG}` = '{found.info.run_id}'",
         )
         return _kept(found, tuple(_kept(child) for child in reversed(children)))
 
@@ -98,7 +101,7 @@ class RunReader:
 
     def _search(self, experiments: list[str], wanted: str) -> list["MlflowRun"]:
         runs: list[MlflowRun] = self._client.search_runs(
-            experiments, wanted, max_results=_MOST_RUNS
+            experiments, wanted, max_results=MOST_RUNS
         )
         return runs
 

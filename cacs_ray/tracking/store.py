@@ -30,6 +30,12 @@ NOTE_TAG = "mlflow.note.content"
 RUN_KEY_TAG = "cacs.run"
 """Tag with our own key of a run, by which a replay finds it again."""
 
+PARENT_TAG = "mlflow.parentRunId"
+"""Tag by which MLflow knows a run's parent."""
+
+MOST_RUNS = 5000
+"""As many as are looked for at once."""
+
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -143,17 +149,23 @@ class MlflowStore:
         if run_id is None:
             _log.warning("no run with key %s: %s left out", first["run"], first["op"])
             return
-        match first["op"]:
-            case "log":
-                self._log_batch(run_id, group)
+        if first["op"] == "log":
+            self._log_batch(run_id, group)
+        else:
+            self._apply_one(run_id, first)
+
+    def _apply_one(self, run_id: str, record: Record) -> None:
+        match record["op"]:
             case "artifact":
-                self._artifact(run_id, first)
+                self._artifact(run_id, record)
             case "dataset":
-                self._dataset(run_id, first)
+                self._dataset(run_id, record)
             case "view":
-                self._view(run_id, first)
+                self._view(run_id, record)
+            case "keep_children":
+                self._keep_children(run_id, record)
             case "end":
-                self.client.set_terminated(run_id, first["status"], first["ts"])
+                self.client.set_terminated(run_id, record["status"], record["ts"])
 
     def _start(self, record: Record) -> None:
         """Create the run, or open the one that has this key already."""
@@ -164,7 +176,7 @@ class MlflowStore:
         tags = {RUN_KEY_TAG: record["run"], **record["tags"]}
         parent = self.run_id(record["parent"]) if record["parent"] else None
         if parent is not None:
-            tags["mlflow.parentRunId"] = parent
+            tags[PARENT_TAG] = parent
         run = self.client.create_run(
             self.experiment_id,
             run_name=record["name"],
@@ -212,6 +224,20 @@ class MlflowStore:
         context = entities.InputTag("mlflow.data.context", record["context"])
         inputs = [entities.DatasetInput(dataset, [context])]
         self.client.log_inputs(run_id, inputs)
+
+    def _keep_children(self, run_id: str, record: Record) -> None:
+        """Delete the children of one stage that are not among those to be kept."""
+        of_stage = (
+            f"tags.`{PARENT_TAG}` = '{run_id}' and tags.stage = '{record['stage']}'"
+        )
+        children = self.client.search_runs(
+            [self.experiment_id], of_stage, max_results=MOST_RUNS
+        )
+        for child in children:
+            key = child.data.tags.get(RUN_KEY_TAG, "")
+            if key not in record["kept"]:
+                self.client.delete_run(child.info.run_id)
+                self._run_ids.pop(key, None)
 
     def _view(self, run_id: str, record: Record) -> None:
         """Keep a view with the experiment, and its address in a description."""

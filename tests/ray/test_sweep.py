@@ -74,3 +74,28 @@ def test_a_sweep_goes_on_after_a_failure_with_the_same_runs(
         (1, 0.25),
         (2, 0.125),
     ]
+
+
+def test_a_trial_that_a_kill_made_tune_forget_leaves_no_run(
+    ray_local, mlflow_uri, tmp_path
+):
+    with (
+        Tracker.open(mlflow_uri, "demo", tmp_path / "tracking") as tracker,
+        tracker.run("sweep", key="the sweep") as parent,
+    ):
+        tracker.start_run(
+            "trial-000 of before", parent, {"stage": "trial"}, key=f"{parent.id}/lost"
+        )
+
+    def train(_):
+        tune.report({"val/loss": 1.0, "step": 2})
+
+    sweep_once(train, mlflow_uri, tmp_path)
+
+    runs = child_runs(mlflow_uri)
+    assert [run.info.run_name[:9] for run in runs] == [
+        "trial-000",
+        "trial-001",
+        "trial-002",
+    ]
+    assert {run.info.status for run in runs} == {"FINISHED"}

@@ -97,6 +97,27 @@ def test_resumed_work_continues_its_run(mlflow_uri, tmp_path):
     assert [point.step for point in curve] == [0, 1]
 
 
+def test_children_that_are_not_kept_are_deleted(mlflow_uri, tmp_path):
+    with (
+        Tracker.open(mlflow_uri, "demo", tmp_path / "spool") as tracker,
+        tracker.run("sweep") as sweep,
+        tracker.run("other") as other,
+    ):
+        for parent, stage, name in [
+            (sweep, "trial", "known"),
+            (sweep, "trial", "forgotten"),
+            (sweep, "teacher", "shared"),
+            (other, "trial", "of another"),
+        ]:
+            tracker.start_run(name, parent, {"stage": stage}, key=name)
+        sweep.keep_children("trial", ["known"])
+        # Also when a delivery that was broken off is made once more.
+        sweep.keep_children("trial", ["known"])
+    assert set(runs_by_name(mlflow_uri)) == {
+        "sweep", "other", "known", "shared", "of another"
+    }  # fmt: skip
+
+
 def test_what_mlflow_refuses_stops_nothing(mlflow_uri, tmp_path):
     with (
         Tracker.open(mlflow_uri, "demo", tmp_path / "spool") as tracker,

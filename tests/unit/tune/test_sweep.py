@@ -53,6 +53,11 @@ def test_ctrl_c_is_not_left_to_tune(fake_tune, tmp_path):
     assert fake_tune.seen["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
 
 
+def test_tune_writes_its_state_down_every_second(fake_tune, tmp_path):
+    run(tmp_path)
+    assert fake_tune.seen["TUNE_GLOBAL_CHECKPOINT_S"] == "1"
+
+
 def test_trials_of_a_sweep_that_is_broken_off_are_killed():
     records, callback = [], TrialRuns()
     tracker = NullTracker(records.append)
