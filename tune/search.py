@@ -26,7 +26,7 @@ from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
 from cacs_ray.recipes.config import RECIPES, run_config
 from cacs_ray.recipes.cycle import Cycle
-from cacs_ray.recipes.record import lasting_key, record_environment
+from cacs_ray.recipes.record import lasting_key, record_start
 from cacs_ray.tracking.client import Run, Tracker, flatten
 from cacs_ray.tracking.views import LINK, spaced, trials_view
 from cacs_ray.training.reporter import PlainReporter, TuneReporter
@@ -143,11 +143,12 @@ def run_search(
             ) as tracker,
             tracker.run(
                 f"{out.name}: {name} sweep in {out.parent.name}",
-                tags={"stage": "sweep", "model_role": name},
+                tags={"stage": "sweep", "model_role": name, "recipe": args.recipe},
                 key=lasting_key(out / "sweep.key"),
             ) as run,
         ):
-            record_environment(run, out)
+            # What is not searched tells sweeps apart, and compares them with cycles.
+            record_start(run, config, out)
             cycle.report_to(run)
             search = prepare(cycle)
             settings = sweep_settings(args, search)

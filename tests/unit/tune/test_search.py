@@ -1,11 +1,13 @@
 """What a sweep of the selector or the ranker keeps to."""
 
 from argparse import Namespace
+from contextlib import nullcontext
 
 import pytest
 
 from cacs_ray.errors import InputError
 from cacs_ray.recipes.config import run_config
+from cacs_ray.tracking.client import NullTracker
 from tests.contracts.sources import ROOT
 from tests.synthetic_log import loop_config
 from tune import ranker, search, student
@@ -13,6 +15,8 @@ from tune.search import (
     default_values,
     keep_settings,
     outcome_note,
+    run_search,
+    search_parser,
     sweep_settings,
 )
 from tune.sweep import SweepSettings
@@ -60,6 +64,28 @@ def test_a_sweep_is_not_resumed_with_other_settings(tmp_path, settings):
     keep_settings(settings, tmp_path)
     with pytest.raises(InputError, match="num_trials"):
         keep_settings(settings.override({"num_trials": 5}), tmp_path)
+
+
+def test_a_sweep_begins_with_its_whole_recipe(monkeypatch, tmp_path):
+    records, shared = [], Namespace(validate=lambda: None, report_to=lambda _: None)
+    monkeypatch.setattr(search, "start_ray", nullcontext)
+    monkeypatch.setattr(search, "read_dataset", lambda _: Namespace(root=tmp_path))
+    monkeypatch.setattr(search, "Cycle", lambda *_: shared)
+    monkeypatch.setattr(search.Tracker, "open", lambda *_: NullTracker(records.append))
+    arguments = ["--logs", "x", "--work", "x", "--out", str(tmp_path)]
+    changes = ["--recipe", "smoke", "--set", "teacher.loop.num_epochs=7"]
+    options = search_parser(None, "student").parse_args([*arguments, *changes])
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(options, "student", stop)
+
+    assert records[0]["tags"]["recipe"] == "smoke"
+    (params,) = [one["params"] for one in records if one["op"] == "log"]
+    assert params["teacher.loop.num_epochs"] == "7"
+    assert params["student.loop.batch_size"] == "512"
 
 
 def test_an_epoch_of_a_small_log_has_the_steps_of_all_its_passes(monkeypatch):
