@@ -15,7 +15,7 @@ from cacs_ray.live.plan import GREEDY, LiveConfig, arms_of
 from cacs_ray.live.report import write_live
 from cacs_ray.live.summary import SeedOutcome, summarise_live
 from cacs_ray.recipes.config import CycleConfig, run_config
-from cacs_ray.recipes.record import lasting_key, record_environment
+from cacs_ray.recipes.record import lasting_key, record_made_from
 from cacs_ray.simulation.recipes import MarketRecipe, market_recipe
 from cacs_ray.tracking.client import Run, Tracker
 
@@ -55,6 +55,8 @@ def run_live(
     market = market_recipe(config.recipe).override(
         {**market_changes, "traffic.num_later_days": config.days}
     )
+    parts = {"config": config, "market": market, "cycle": cycle}
+    made_from = {n: part.model_dump(mode="json") for n, part in parts.items()}
     seeds = [_seed(root, cycle, market, seed) for seed in config.seeds]
     with (
         start_ray(),
@@ -65,7 +67,7 @@ def run_live(
             key=lasting_key(root / "live.key"),
         ) as run,
     ):
-        record_environment(run, root)
+        record_made_from(run, root, made_from)
         run.params({"recipe": config.recipe, **changes, **market_changes})
         found: dict[int, SeedOutcome] = {}
         for one in seeds:
@@ -74,14 +76,7 @@ def run_live(
             for name, arm in arms.items():
                 loop = Loop(name, arm, one, one.root / "loops" / name)
                 found[one.seed].arms[name] = _play(loop, oracle, run)
-        settings = {"market": market, "cycle": cycle}
-        live = plain_report(
-            {
-                "config": config.model_dump(mode="json"),
-                **{n: s.model_dump(mode="json") for n, s in settings.items()},
-                **summarise_live(found, config.level),
-            }
-        )
+        live = plain_report({**made_from, **summarise_live(found, config.level)})
         write_json(root / "live.json", live)
         write_live(live, root)
         for name in ("live.html", "live.json"):

@@ -74,15 +74,23 @@ def record_start(run: Run, config: CycleConfig, work: Path) -> None:
         work: where the files wait until MLflow has them.
     """
     run.params(config.model_dump())
-    record_environment(run, work)
+    record_made_from(run, work, config.model_dump(mode="json"))
     run.view("runs", table_view(_COLUMNS), _ABOUT_RUNS, of_experiment=True)
 
 
-def record_environment(run: Run, work: Path) -> None:
-    """Keep the versions of all that is installed, as `environment.txt`."""
-    file = work / "environment.txt"
-    write_bytes(file, environment_lock().encode())
-    run.artifact(file)
+def record_made_from(run: Run, work: Path, config: Mapping[str, Any]) -> None:
+    """Keep what a run was made from, beside the data and the code.
+
+    Args:
+        run: gets `config.json` and, with the versions of all that is installed,
+            `environment.txt`.
+        work: where the files wait until MLflow has them.
+        config: every number with its whole value; parameters are rounded. JSON values.
+    """
+    write_json(work / "config.json", config)
+    write_bytes(work / "environment.txt", environment_lock().encode())
+    for name in ("config.json", "environment.txt"):
+        run.artifact(work / name)
 
 
 def record_outcome(cycle: "Cycle", tracker: Tracker, recipe: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cacs_ray.data.files import write_json
 from cacs_ray.errors import InputError
 from cacs_ray.evaluation.report import plain_report
 from cacs_ray.recipes.config import CycleConfig, run_config
-from cacs_ray.recipes.record import by_group, lasting_key, record_environment
+from cacs_ray.recipes.record import by_group, lasting_key, record_made_from
 from cacs_ray.simulation.recipes import MarketRecipe, market_recipe
 from cacs_ray.study.coverage import count_covered
 from cacs_ray.study.figures import Figures
@@ -94,7 +94,9 @@ def run_study(
             key=lasting_key(root / "study.key"),
         ) as run,
     ):
-        record_environment(run, root)
+        parts = {"config": config, "market": market, "cycle": cycle}
+        made_from = {n: part.model_dump(mode="json") for n, part in parts.items()}
+        record_made_from(run, root, made_from)
         # Seeds, sources and variants may grow while a study goes on.
         run.params({"recipe": config.recipe, **changes})
         run.tags({"seeds": config.seeds, "sources": config.sources})

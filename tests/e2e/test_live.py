@@ -48,6 +48,9 @@ def test_each_arm_has_its_figures_beside_the_oracle(done):
     assert report["arms"]["oracle"]["gain"]["value"] == pytest.approx(1)
     assert (done[0] / "live.html").read_text().count("<svg") == 4
     assert "torch==" in (done[0] / "environment.txt").read_text()
+    config = json.loads((done[0] / "config.json").read_text())
+    assert config == {name: report[name] for name in ("config", "market", "cycle")}
+    assert config["cycle"]["teacher"]["loop"]["num_epochs"] == 1
 
 
 def test_a_loop_learns_from_what_it_showed_itself(done):

@@ -63,6 +63,10 @@ def test_intervals_of_off_policy_values_hold_the_truth_mostly(done):
 
 def test_the_page_and_the_markdown_say_the_same(done):
     assert "torch==" in (done[0] / "study" / "environment.txt").read_text()
+    config = json.loads((done[0] / "study" / "config.json").read_text())
+    assert config["config"] == tables(done)["config"]
+    assert config["cycle"]["features"]["text_encoder"] == "hashed-ngrams"
+    assert config["market"]["name"] == "smoke"
     page = (done[0] / "study" / "study.html").read_text()
     text = (done[0] / "study" / "study.md").read_text()
     for title in ("Variants", "Cold start", "Orders of selection", "off-policy"):

@@ -1,5 +1,6 @@
 """What a run says of itself, and when it is the same run."""
 
+import json
 from pathlib import Path
 
 from cacs_ray.recipes.config import smoke
@@ -8,8 +9,10 @@ from cacs_ray.recipes.record import (
     kept_figures,
     lasting_key,
     outcome_note,
+    record_start,
     run_key,
 )
+from cacs_ray.tracking.client import NullTracker
 from cacs_ray.training.stage import TrainResult
 
 LOGS = Path("/logs")
@@ -32,6 +35,18 @@ def test_other_settings_other_logs_or_another_directory_are_another_run(tmp_path
         run_key(tmp_path / "second", Path("/other"), changed),
     }
     assert len(keys) == 4
+
+
+def test_a_run_begins_with_every_number_and_what_is_installed(tmp_path):
+    records, config = [], smoke().override({"student.temperature": "0.123456"})
+    record_start(NullTracker(records.append).start_run("cycle"), config, tmp_path)
+    (logged,) = [one["params"] for one in records if one["op"] == "log"]
+    assert logged["student.temperature"] == "0.1235"
+    files = [Path(one["path"]) for one in records if one["op"] == "artifact"]
+    assert [file.name for file in files] == ["config.json", "environment.txt"]
+    # Unlike a parameter, it is rounded nowhere.
+    assert json.loads(files[0].read_text()) == config.model_dump(mode="json")
+    assert "torch==" in files[1].read_text()
 
 
 def test_the_note_has_a_row_for_each_policy_that_was_judged():
