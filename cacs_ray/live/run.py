@@ -58,6 +58,7 @@ def run_live(
     parts = {"config": config, "market": market, "cycle": cycle}
     made_from = {n: part.model_dump(mode="json") for n, part in parts.items()}
     seeds = [_seed(root, cycle, market, seed) for seed in config.seeds]
+    is_new = not (root / "live.key").is_file()
     with (
         start_ray(),
         Tracker.open(tracking_uri, f"live {root.name}", root / "tracking") as tracker,
@@ -68,7 +69,7 @@ def run_live(
         ) as run,
     ):
         record_made_from(run, root, made_from)
-        run.params({"recipe": config.recipe, **changes, **market_changes})
+        tell_settings(run, config, {**changes, **market_changes}, is_new=is_new)
         found: dict[int, SeedOutcome] = {}
         for one in seeds:
             oracle = {day: _oracle(one, day) for day in one.days}
@@ -82,6 +83,25 @@ def run_live(
         for name in ("live.html", "live.json"):
             run.artifact(root / name)
     return _headline(live, root)
+
+
+def tell_settings(
+    run: Run, config: LiveConfig, changes: Changes, *, is_new: bool
+) -> None:
+    """Log what a comparison is of.
+
+    Args:
+        run: of the comparison.
+        config: recipe, days, seeds, arms.
+        changes: of both recipes.
+        is_new: whether the run was not there before. Seeds and arms may grow while
+            a comparison goes on, which parameters cannot: tags say what is so now.
+    """
+    run.params({"recipe": config.recipe, "days": config.days, **changes})
+    growing = {"seeds": config.seeds, "arms": config.arms}
+    run.tags(growing)
+    if is_new:
+        run.params(growing)
 
 
 def _seed(root: Path, cycle: CycleConfig, market: MarketRecipe, seed: int) -> LiveSeed:
