@@ -49,8 +49,8 @@ async def read_model(request: Request, model: type[Model]) -> Model:
     """Read and parse a JSON body.
 
     Raises:
-        RefusalError: it is too large, too slow, of another type, or breaks its
-            schema.
+        RefusalError: it is too large, too slow, of another type or none, or breaks
+            its schema.
     """
     return parse_model(await read_body(request), model)
 
@@ -72,10 +72,13 @@ def parse_model(body: bytes, model: type[Model]) -> Model:
 async def read_body(request: Request) -> bytes:
     """Read a JSON body.
 
+    It must say that it is JSON: pages of other sites may send what says nothing, or
+    calls itself plain text, to an address of the reader's own machine unasked.
+
     Raises:
-        RefusalError: it is too large, too slow or of another type.
+        RefusalError: it is too large, too slow, or of another type or none.
     """
-    content_type = request.headers.get("content-type", JSON)
+    content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != JSON:
         raise RefusalError(415, f"the body must be {JSON}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":

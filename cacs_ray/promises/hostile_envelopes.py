@@ -33,6 +33,7 @@ def hostile_envelopes(ad_id: str) -> list[HostileRequest]:
     """Return a good body, about an ad that the service knows, in wrong envelopes."""
     asked = {Column.AD_ID: ad_id, Column.BID_MICROS: 1000}
     good = json.dumps({Column.REQUEST_ID: "hostile", "candidates": [asked]}).encode()
+    clicked = {Column.REQUEST_ID: "hostile", Column.AD_ID: ad_id}
 
     def headed(name: str, **headers: str) -> HostileRequest:
         pairs = {"content_type": JSON, **headers}
@@ -43,6 +44,12 @@ def hostile_envelopes(ad_id: str) -> list[HostileRequest]:
         HostileRequest("text/plain", good, headers=(("content-type", "text/plain"),)),
         HostileRequest("a form", b"a=1", headers=(("content-type", "x/y; a=;;"),)),
         HostileRequest("no content type", good, headers=()),
+        HostileRequest(
+            "a click from a page of another site",
+            json.dumps({"clicks": [clicked]}).encode(),
+            path="/v1/clicks",
+            headers=(("origin", "http://evil.example"),),
+        ),
         headed("gzip that is none", content_encoding="gzip"),
         headed("an encoding that nobody knows", content_encoding="br, zstd, x"),
         headed("another character set", content_type="application/json; charset=utf-7"),

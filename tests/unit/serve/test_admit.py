@@ -85,6 +85,7 @@ def test_slow_bodies_keep_nobody_out(busy, page_view):
     """A place is taken when the body is there, not before."""
     busy.selector.is_stuck = False
     coming = asyncio.Event()
+    said = {"content-type": "application/json"}
 
     async def slow():
         coming.set()
@@ -97,7 +98,9 @@ def test_slow_bodies_keep_nobody_out(busy, page_view):
             transport=transport, base_url="http://serve"
         ) as client:
             waiting = [
-                asyncio.create_task(client.post("/v1/decide", content=slow()))
+                asyncio.create_task(
+                    client.post("/v1/decide", content=slow(), headers=said)
+                )
                 for _ in range(8)
             ]
             await coming.wait()

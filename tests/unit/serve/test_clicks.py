@@ -1,6 +1,7 @@
 """What taking clicks promises: the contract's rows, or a clear no."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 
 import httpx
@@ -39,7 +40,8 @@ def send(make_service, clicks):
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(http), base_url="http://serve"
             ) as client:
-                return await client.post("/v1/clicks", json=body)
+                kind = "json" if isinstance(body, dict) else "content"
+                return await client.post("/v1/clicks", **{kind: body})
 
         return asyncio.run(run())
 
@@ -59,6 +61,13 @@ def test_clicks_are_logged_in_the_contracts_schema(send, clicks, tmp_path):
     first, second = table["click_ts"].to_list()
     assert first == datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
     assert before <= second <= datetime.now(UTC)
+
+
+def test_a_click_that_does_not_say_that_it_is_json_is_refused(send, metrics):
+    """Any page that a reader opens could send it: a browser asks nobody first."""
+    answer = send(json.dumps({"clicks": [CLICK]}).encode())
+    assert answer.status_code == 415
+    assert metrics.registry.get_sample_value("cacs_clicks_total") == 0
 
 
 def test_what_has_no_room_is_refused_whole_and_counted(send, metrics):

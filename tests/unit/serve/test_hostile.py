@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -52,6 +53,12 @@ def test_it_is_answered_without_a_crash(send, name):
     answer = send(CASES[name])
     assert 200 <= answer.status_code < 500
     assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1/decide", "/v1/preview", "/page/ads"])
+def test_a_body_that_does_not_say_that_it_is_json_is_refused(send, path):
+    case = replace(CASES["no content type"], path=path)
+    assert send(case).status_code == 415
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERED))
