@@ -21,12 +21,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor
 
-from cacs_ray.data.files import read_json
+from cacs_ray.data.files import read_arrays, read_json, read_parquet
 from cacs_ray.errors import InputError
 from cacs_ray.features.batch import (
     FeatureTensors,
@@ -107,12 +105,12 @@ class Predictor:
                 rule="spec_fingerprint",
             )
         arrays = {
-            name: load_file(root / "entities" / f"{name}.safetensors")
+            name: read_arrays(root / "entities" / f"{name}.safetensors")
             for name in ENTITY_SIDES
         }
-        user_ids = pq.read_table(root / "entities" / "user_ids.parquet")
+        user_ids = read_parquet(root / "entities" / "user_ids.parquet")
         counts = {name: v.counts for name, v in fitted.vocabularies.items()}
-        vectors = load_file(root / "creative_vectors.safetensors")["vectors"]
+        vectors = read_arrays(root / "creative_vectors.safetensors")["vectors"]
         return cls(
             bundle_id=manifest["bundle_id"],
             manifest=manifest,

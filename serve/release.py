@@ -16,8 +16,8 @@ import pyarrow as pa
 from cacs_ray.data.files import sha256_file
 from cacs_ray.errors import InputError
 from cacs_ray.features.catalogue import Catalogue
-from cacs_ray.features.kept import read_catalogue
-from cacs_ray.features.spec import FeatureSpec, FieldSpec
+from cacs_ray.features.kept import read_catalogue, read_spec
+from cacs_ray.features.spec import FieldSpec
 from cacs_ray.manifest import read_manifest
 from cacs_ray.schema import REQUESTS, Column
 from serve.api import AskedCandidate, DecideRequest
@@ -120,7 +120,7 @@ def load_release(bundle: str | Path) -> Release:
 
     Raises:
         InputError: not a bundle, or one of these files is not the one that was
-            written; the file is named.
+            written or cannot be read; the file is named.
     """
     root = Path(bundle)
     manifest = read_manifest(root)
@@ -132,7 +132,7 @@ def load_release(bundle: str | Path) -> Release:
                 source=str(root / name),
                 rule="digest",
             )
-    spec = FeatureSpec.model_validate_json((root / "spec.json").read_bytes())
+    spec = read_spec(root / "spec.json")
     catalogue = read_catalogue(root / "catalogue")
     return Release(manifest["bundle_id"], catalogue, spec.of("request"))
 

@@ -10,8 +10,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from cacs_ray.errors import InputError
 
@@ -125,6 +128,27 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401 - any JSON value
         ) from error
 
 
+def read_parquet(path: str | Path) -> pa.Table:
+    """Read one Parquet file.
+
+    Raises:
+        InputError: it is missing, torn or not Parquet; the file is named.
+    """
+    with _told(path, "Parquet"):
+        return pq.read_table(path)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read one safetensors file: arrays by name, each of its own shape and type.
+
+    Raises:
+        InputError: it is missing, torn or not safetensors; the file is named.
+    """
+    with _told(path, "safetensors"):
+        arrays: dict[str, np.ndarray] = load_file(path)
+        return arrays
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hex characters."""
     digest = hashlib.sha256()
@@ -141,6 +165,17 @@ def remove_empty(directories: Sequence[Path]) -> None:
             directory.rmdir()
         except OSError:
             return
+
+
+@contextmanager
+def _told(path: str | Path, kind: str) -> Iterator[None]:
+    """Tell what a library cannot read by the name of its file."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, SafetensorError) as error:
+        raise InputError(
+            f"is not whole {kind}: {error}", source=str(path), rule="readable"
+        ) from error
 
 
 def _aside(target: Path) -> Path:

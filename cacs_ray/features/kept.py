@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from cacs_ray.data.files import read_json, read_parquet
+from cacs_ray.errors import InputError
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.vocabulary import Vocabulary
@@ -40,15 +43,36 @@ def write_fitted(out: Path, fitted: FittedFeatures) -> None:
 
 
 def read_fitted(directory: Path) -> FittedFeatures:
-    """Read what `write_fitted` wrote."""
-    spec = FeatureSpec.model_validate_json((directory / "spec.json").read_text())
+    """Read what `write_fitted` wrote.
+
+    Raises:
+        InputError: a file is missing, torn or something else; it is named.
+    """
+    spec = read_spec(directory / "spec.json")
     vocabularies = {
         known.name: Vocabulary.from_table(
-            known, pq.read_table(directory / "vocabularies" / f"{known.name}.parquet")
+            known, read_parquet(directory / "vocabularies" / f"{known.name}.parquet")
         )
         for known in spec.vocabularies
     }
     return FittedFeatures(spec, vocabularies, read_catalogue(directory / "catalogue"))
+
+
+def read_spec(path: Path) -> FeatureSpec:
+    """Read a fitted spec.
+
+    Raises:
+        InputError: the file is missing, torn or no spec of this version.
+    """
+    kept = read_json(path)
+    try:
+        return FeatureSpec.model_validate(kept)
+    except ValidationError as error:
+        raise InputError(
+            f"no feature spec of this version: {error.errors()[0]['msg']}",
+            source=str(path),
+            rule="readable",
+        ) from error
 
 
 def write_catalogue(out: Path, catalogue: Catalogue) -> None:
@@ -61,10 +85,14 @@ def write_catalogue(out: Path, catalogue: Catalogue) -> None:
 
 
 def read_catalogue(directory: Path) -> Catalogue:
-    """Read what `write_catalogue` wrote."""
-    prior = json.loads((directory / "prior.json").read_text())
+    """Read what `write_catalogue` wrote.
+
+    Raises:
+        InputError: a file is missing, torn or something else; it is named.
+    """
+    prior = read_json(directory / "prior.json")
     return Catalogue.from_kept_tables(
-        pq.read_table(directory / "creatives.parquet"),
-        pq.read_table(directory / "ads.parquet"),
+        read_parquet(directory / "creatives.parquet"),
+        read_parquet(directory / "ads.parquet"),
         (prior["alpha"], prior["beta"]),
     )

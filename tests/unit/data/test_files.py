@@ -8,7 +8,9 @@ import pytest
 
 from cacs_ray.data.files import (
     atomic_directory,
+    read_arrays,
     read_json,
+    read_parquet,
     refuse_foreign,
     sha256_file,
     write_bytes,
@@ -101,6 +103,15 @@ def test_torn_json_is_told_with_its_file(tmp_path, content):
 def test_absent_json_is_told_with_its_file(tmp_path):
     with pytest.raises(InputError, match=r"a\.json.*\[readable\]"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1", b"\x80\x04N."])
+@pytest.mark.parametrize("read", [read_parquet, read_arrays])
+def test_what_no_library_can_read_is_told_with_its_file(tmp_path, read, content):
+    if content is not None:
+        (tmp_path / "a").write_bytes(content)
+    with pytest.raises(InputError, match=r"/a: .*\[readable\]"):
+        read(tmp_path / "a")
 
 
 def test_a_table_comes_back(tmp_path):
