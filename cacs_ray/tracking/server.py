@@ -12,6 +12,9 @@ from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
 from cacs_ray.tracking.store import ENVIRONMENT, open_client
 
 _GRACE_S = 8.0
+_HOSTS = f"{LOOPBACK}:*,localhost:*"
+"""Names it may be asked under, at any port, that of a tunnel too. MLflow's own list
+has patterns of private addresses that names like `10.evil.example` match as well."""
 
 
 @contextmanager
@@ -20,7 +23,8 @@ def mlflow_server(
 ) -> Iterator[str]:
     """Serve a tracking database on the loopback address.
 
-    The database may be written to directly at the same time.
+    It answers under the names of the loopback address alone and runs no jobs of its
+    own. The database may be written to directly at the same time.
 
     Args:
         uri: `sqlite:////absolute/path.db`.
@@ -62,6 +66,7 @@ def _command(uri: str, port: int) -> list[str]:
         *[sys.executable, "-m", "mlflow", "server"],
         *["--backend-store-uri", uri, "--artifacts-destination", str(artifacts)],
         *["--host", LOOPBACK, "--port", str(port), "--workers", "1"],
+        *["--allowed-hosts", _HOSTS],
     ]
 
 
