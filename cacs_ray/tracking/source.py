@@ -1,5 +1,6 @@
 """Which code a run was made with."""
 
+import os
 import platform
 import re
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 def code_tags() -> dict[str, str]:
     """Return tags that name the commit, the program and the library versions.
 
-    Outside a Git checkout the commit is "unknown": a submitted job carries the
-    files alone.
+    A submitted job carries the files alone, without their Git checkout: there the
+    commit is that of `CACS_GIT_COMMIT`, changed if `CACS_GIT_DIRTY` is "true" and not
+    if it is "false"; without the first it is "unknown".
     """
-    commit = _git("rev-parse", "HEAD")
+    commit, is_dirty = _commit()
     tags = {
         "git_commit": commit or "unknown",
         "ray_version": version("ray"),
@@ -23,8 +25,9 @@ def code_tags() -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
     }
     if commit:
-        tags["git_dirty"] = str(bool(_git("status", "--porcelain"))).lower()
         tags["mlflow.source.git.commit"] = commit
+    if is_dirty:
+        tags["git_dirty"] = is_dirty
     return tags
 
 
@@ -42,6 +45,16 @@ def environment_lock() -> str:
             installed.setdefault(re.sub(r"[-_.]+", "-", name).lower(), release)
     about = f"# Python {platform.python_version()}\n# {platform.platform()}\n"
     return about + "".join(f"{name}=={installed[name]}\n" for name in sorted(installed))
+
+
+def _commit() -> tuple[str, str]:
+    """Return the commit and whether it was changed, "true" or "false"; "" = unknown."""
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        return commit, str(bool(_git("status", "--porcelain"))).lower()
+    commit = os.environ.get("CACS_GIT_COMMIT", "").strip()
+    is_dirty = os.environ.get("CACS_GIT_DIRTY", "").strip().lower()
+    return commit, is_dirty if commit and is_dirty in ("true", "false") else ""
 
 
 def _git(*arguments: str) -> str:
