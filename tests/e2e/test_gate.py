@@ -59,7 +59,8 @@ def verdict_of(bundle):
     return {check["name"] for check in kept["checks"] if not check["passed"]}, kept
 
 
-# 6,000 impressions drift by chance, and other tests may run beside the measurement.
+# Drift of so small a log, and a machine that is busy with other tests, are not what
+# these tests ask about.
 RELAXED = ["--set", "max_drift=1", "max_id_drift=1"]
 RELAXED += ["measured.max_p50_ratio=10", "measured.max_p99_ratio=100"]
 
