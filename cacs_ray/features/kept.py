@@ -1,14 +1,14 @@
 """Fitted features as files: JSON and Parquet, in a store and in a bundle alike."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from cacs_ray.data.files import read_json, read_parquet
 from cacs_ray.errors import InputError
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FeatureSpec
@@ -51,7 +51,7 @@ def read_fitted(directory: Path) -> FittedFeatures:
     spec = read_spec(directory / "spec.json")
     vocabularies = {
         known.name: Vocabulary.from_table(
-            known, read_parquet(directory / "vocabularies" / f"{known.name}.parquet")
+            known, _read_table(directory / "vocabularies" / f"{known.name}.parquet")
         )
         for known in spec.vocabularies
     }
@@ -64,15 +64,8 @@ def read_spec(path: Path) -> FeatureSpec:
     Raises:
         InputError: the file is missing, torn or no spec of this version.
     """
-    kept = read_json(path)
-    try:
-        return FeatureSpec.model_validate(kept)
-    except ValidationError as error:
-        raise InputError(
-            f"no feature spec of this version: {error.errors()[0]['msg']}",
-            source=str(path),
-            rule="readable",
-        ) from error
+    with _told(path):
+        return FeatureSpec.model_validate_json(path.read_bytes())
 
 
 def write_catalogue(out: Path, catalogue: Catalogue) -> None:
@@ -90,9 +83,26 @@ def read_catalogue(directory: Path) -> Catalogue:
     Raises:
         InputError: a file is missing, torn or something else; it is named.
     """
-    prior = read_json(directory / "prior.json")
+    with _told(directory / "prior.json") as path:
+        prior = json.loads(path.read_bytes())
     return Catalogue.from_kept_tables(
-        read_parquet(directory / "creatives.parquet"),
-        read_parquet(directory / "ads.parquet"),
+        _read_table(directory / "creatives.parquet"),
+        _read_table(directory / "ads.parquet"),
         (prior["alpha"], prior["beta"]),
     )
+
+
+def _read_table(file: Path) -> pa.Table:
+    with _told(file):
+        return pq.read_table(file)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[Path]:
+    """Tell what is not JSON, Parquet or of its schema by the name of its file."""
+    try:
+        yield path
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot be read: {error}", source=str(path), rule="readable"
+        ) from error

@@ -37,6 +37,8 @@ _ANY_JSON: Final = st.recursive(
 )
 _HEADERS: Final = st.sampled_from(
     [
+        # Twice, so that more of them get past the envelope.
+        (("content-type", "application/json"),),
         (("content-type", "application/json"),),
         (("content-type", "application/json"), ("x-request-timeout-ms", "50")),
         (("content-type", "application/json"), ("x-request-timeout-ms", "-1")),

@@ -91,6 +91,8 @@ def token_environment(temporary):
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Else a job that needs longer to end in order is killed after three seconds.
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",
         "RAY_TMPDIR": temporary,
     }
 
@@ -136,7 +138,7 @@ def stop(process):
         descendants = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(20)
+        process.wait(2)
     process.kill()
     process.wait()
     for one in descendants:

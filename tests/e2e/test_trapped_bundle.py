@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cacs_ray.bundle import Predictor, read_profile
+from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
 from cacs_ray.golden import replay_golden
 from cacs_ray.manifest import read_manifest, write_manifest
@@ -38,10 +39,11 @@ def saved_by_torch(marker):
 
 
 def open_all(bundle):
-    """Read all that gateway, stages and reports read of a bundle."""
+    """Read all that gateway, stages, reports and `jobs.refresh` read of a bundle."""
     load_release(bundle)
     replay_golden(bundle, Predictor.load(bundle))
     read_profile(bundle)
+    read_json(bundle / "config.json")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def send(make_service, clicks):
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(http), base_url="http://serve"
             ) as client:
-                kind = "json" if isinstance(body, dict) else "content"
+                kind = "content" if isinstance(body, bytes) else "json"
                 return await client.post("/v1/clicks", **{kind: body})
 
         return asyncio.run(run())
