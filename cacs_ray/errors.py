@@ -1,5 +1,9 @@
 """The one error that is the caller's: input that breaks a named rule."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class InputError(ValueError):
     """What was handed over breaks a rule; jobs print it on one line and exit 1.
@@ -29,3 +33,31 @@ class InputError(ValueError):
         where = "".join(f"{part}: " for part in (source, field) if part)
         text = " ".join(f"{where}{message}".split())
         super().__init__(f"{text} [{rule}]" if rule else text)
+
+
+@contextmanager
+def naming_file(
+    path: str | Path, problem: str, *kinds: type[Exception]
+) -> Iterator[None]:
+    """Tell what a library cannot read by the name of its file.
+
+    Args:
+        path: what the body reads.
+        problem: what is then wrong with it, in some words.
+        kinds: errors of the library; others pass through.
+
+    Raises:
+        InputError: the body raised one of `kinds`; rule `readable`.
+
+    >>> with naming_file("a.json", "is not whole JSON", ValueError):
+    ...     int("x")
+    Traceback (most recent call last):
+    cacs_ray.errors.InputError: a.json: is not whole JSON: invalid literal for \
+int() with base 10: 'x' [readable]
+    """
+    try:
+        yield
+    except kinds as error:
+        raise InputError(
+            f"{problem}: {error}", source=str(path), rule="readable"
+        ) from error

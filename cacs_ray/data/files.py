@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from cacs_ray.errors import InputError
+from cacs_ray.errors import InputError, naming_file
 
 _CHUNK_BYTES = 1 << 20
 
@@ -134,7 +134,7 @@ def read_parquet(path: str | Path) -> pa.Table:
     Raises:
         InputError: it is missing, torn or not Parquet; the file is named.
     """
-    with _told(path, "Parquet"):
+    with naming_file(path, "is not whole Parquet", OSError, pa.ArrowException):
         return pq.read_table(path)
 
 
@@ -144,7 +144,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: it is missing, torn or not safetensors; the file is named.
     """
-    with _told(path, "safetensors"):
+    with naming_file(path, "is not whole safetensors", OSError, SafetensorError):
         arrays: dict[str, np.ndarray] = load_file(path)
         return arrays
 
@@ -165,17 +165,6 @@ def remove_empty(directories: Sequence[Path]) -> None:
             directory.rmdir()
         except OSError:
             return
-
-
-@contextmanager
-def _told(path: str | Path, kind: str) -> Iterator[None]:
-    """Tell what a library cannot read by the name of its file."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, SafetensorError) as error:
-        raise InputError(
-            f"is not whole {kind}: {error}", source=str(path), rule="readable"
-        ) from error
 
 
 def _aside(target: Path) -> Path:

@@ -1,15 +1,15 @@
 """Fitted features as files: JSON and Parquet, in a store and in a bundle alike."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cacs_ray.errors import InputError
+from cacs_ray.errors import naming_file
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FeatureSpec
 from cacs_ray.features.vocabulary import Vocabulary
@@ -64,7 +64,7 @@ def read_spec(path: Path) -> FeatureSpec:
     Raises:
         InputError: the file is missing, torn or no spec of this version.
     """
-    with _told(path):
+    with _naming(path):
         return FeatureSpec.model_validate_json(path.read_bytes())
 
 
@@ -83,7 +83,8 @@ def read_catalogue(directory: Path) -> Catalogue:
     Raises:
         InputError: a file is missing, torn or something else; it is named.
     """
-    with _told(directory / "prior.json") as path:
+    path = directory / "prior.json"
+    with _naming(path):
         prior = json.loads(path.read_bytes())
     return Catalogue.from_kept_tables(
         _read_table(directory / "creatives.parquet"),
@@ -93,16 +94,10 @@ def read_catalogue(directory: Path) -> Catalogue:
 
 
 def _read_table(file: Path) -> pa.Table:
-    with _told(file):
+    with _naming(file):
         return pq.read_table(file)
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[Path]:
-    """Tell what is not JSON, Parquet or of its schema by the name of its file."""
-    try:
-        yield path
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot be read: {error}", source=str(path), rule="readable"
-        ) from error
+def _naming(path: Path) -> AbstractContextManager[None]:
+    """What is not JSON, Parquet or of its schema is told by the name of its file."""
+    return naming_file(path, "cannot be read", OSError, ValueError)
