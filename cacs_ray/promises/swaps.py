@@ -3,11 +3,11 @@
 import json
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from cacs_ray.promises.load import LoadLimits, run_load
 from cacs_ray.promises.service import NOMINAL_SHARE, Service, keep, serving
 from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.promises.verdict import Outcome, Verdict
+from cacs_ray.repeating import repeating
 
 _SWAPS: Final = 20
 _NUM_BODIES: Final = 20
@@ -187,22 +188,17 @@ def _swapping(
     swapper: Swapper, ids: dict[str, str], count: int, every_s: float
 ) -> Iterator[None]:
     """Swap while the body runs; end with a broken bundle and a rollback to first."""
-    stop = threading.Event()
+    names = islice(cycle(("second", "first")), count)
 
-    def run() -> None:
-        names = ("second", "first")
-        for number in range(count):
-            if stop.wait(every_s):
-                return
-            swapper.swap(names[number % 2], ids[names[number % 2]])
+    def swap_next() -> None:
+        name = next(names, None)
+        if name is not None:
+            swapper.swap(name, ids[name])
 
-    thread = threading.Thread(target=run, name="swapping", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(swap_next, every_s, "swapping"):
+            yield
     finally:
-        stop.set()
-        thread.join()
         swapper.swap("first", ids["first"])
         swapper.swap("second", ids["second"])
         swapper.refuse("broken", ids["second"])
