@@ -98,7 +98,9 @@ def start_ray(
         stack.callback(ray.shutdown)
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=True, logging_level=logging.WARNING)
-            _hold_sigterm()
+            # Ray set a handler of Python's, then one of its own behind Python's back,
+            # which prints a stack and ends a job that is stopped at once.
+            _put_back_sigterm(signal.getsignal(signal.SIGTERM))
             return stack.pop_all()
         os.environ.update(local_environment())
         _let_ray_read_its_environment_again()
@@ -121,17 +123,6 @@ def _put_back_sigterm(before: Any) -> None:  # noqa: ANN401 - a handler of Pytho
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and before is not None:
         signal.signal(signal.SIGTERM, before)
-
-
-def _hold_sigterm() -> None:
-    """Let SIGTERM, with which a submitted job is stopped, unwind the process.
-
-    Ray sets a handler of Python's, then one of its own behind Python's back, which
-    prints a stack and ends the process at once.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread() and callable(handler):
-        signal.signal(signal.SIGTERM, handler)
 
 
 def _init_local(options: dict[str, Any]) -> None:

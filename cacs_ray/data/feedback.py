@@ -92,8 +92,8 @@ def count_repeats(decisions: pa.Table) -> int:
 
     A client that got no answer asks again, and the log holds both.
     """
-    shown = pl.DataFrame(decisions).filter(pl.col(Column.SLOT).is_not_null())
-    return shown.height - _shown(decisions).height
+    num_shown = decisions.num_rows - decisions[Column.SLOT].null_count
+    return int(num_shown - _shown(decisions).height)
 
 
 def read_table(location: str, schema: pa.Schema) -> pa.Table:

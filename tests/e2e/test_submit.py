@@ -6,7 +6,6 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 
 from cacs_ray.local_server import LOOPBACK, free_port, wait_until_healthy
+from cacs_ray.promises.service import wait_until
 from jobs import simulate
 
 ROOT = Path(__file__).parents[2]
@@ -159,13 +159,6 @@ def head():
         yield made
 
 
-def wait_until(is_so, timeout_s=40):
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, "not within the time"
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize("host", [None, "evil.example"])
 @pytest.mark.parametrize(("token", "status"), [(None, 401), ("0" * 64, 403)])
 def test_who_has_no_token_is_told_nothing_and_changes_nothing(
@@ -226,14 +219,16 @@ def test_a_job_that_is_stopped_leaves_no_process_behind(head, tmp_path):
     tracking = ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     submitted = head.submit("stopped", *cycle, *tracking, options=["--no-wait"])
     assert submitted.returncode == 0, submitted.stderr
-    wait_until(lambda: "validate" in "".join(head.log("stopped")))
+    wait_until(lambda: "validate" in "".join(head.log("stopped")), 40, "no stage yet")
     assert any(out in line for line in head.command_lines())
 
     assert head.ray_job("stop", "stopped").returncode == 0
 
     assert head.told("/api/jobs/stopped")["status"] == "STOPPED"
     assert json.loads(head.log("stopped")[-1])["error"] == "interrupted"
-    wait_until(lambda: not any(out in line for line in head.command_lines()))
+    wait_until(
+        lambda: not any(out in line for line in head.command_lines()), 40, "it goes on"
+    )
 
 
 def test_only_code_travels_with_a_job(tmp_path):

@@ -45,6 +45,20 @@ def ask(service, page_view, scenario):
     return asyncio.run(run())
 
 
+def statuses_of(service, page_view, count):
+    """Send so many requests at once; return the statuses of their answers, sorted."""
+
+    async def run():
+        transport = httpx.ASGITransport(create_http(service.gateway))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://serve"
+        ) as client:
+            asked = [client.post("/v1/decide", json=page_view) for _ in range(count)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    return sorted(asyncio.run(run()))
+
+
 @pytest.mark.parametrize("path", ["/v1/decide", "/v1/preview"])
 def test_one_too_many_is_refused_unread(busy, page_view, path):
     async def one_more(client):
@@ -120,15 +134,7 @@ def test_what_comes_together_is_refused_even_if_no_answer_takes_a_turn(
     service = make_service(rules=ROOM_FOR_TWO)
     service.selector.is_at_once = service.ranker.is_at_once = True
 
-    async def run():
-        transport = httpx.ASGITransport(create_http(service.gateway))
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://serve"
-        ) as client:
-            asked = [client.post("/v1/decide", json=page_view) for _ in range(12)]
-            return [answer.status_code for answer in await asyncio.gather(*asked)]
-
-    assert sorted(asyncio.run(run())) == [200] * 2 + [503] * 10
+    assert statuses_of(service, page_view, 12) == [200] * 2 + [503] * 10
 
 
 def test_a_client_that_leaves_the_queue_lets_the_next_one_begin():
@@ -251,13 +257,5 @@ def test_a_burst_finds_its_places_in_the_service(
     service = make_service(rules={"max_in_flight": most, "max_in_burst": burst})
     service.selector.is_at_once = service.ranker.is_at_once = True
 
-    async def run():
-        transport = httpx.ASGITransport(create_http(service.gateway))
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://serve"
-        ) as client:
-            asked = [client.post("/v1/decide", json=page_view) for _ in range(come)]
-            return [answer.status_code for answer in await asyncio.gather(*asked)]
-
     refused = [503] * (come - answered)
-    assert sorted(asyncio.run(run())) == [200] * answered + refused
+    assert statuses_of(service, page_view, come) == [200] * answered + refused
