@@ -14,7 +14,6 @@ from typing import Final
 
 import numpy as np
 from pydantic import Field
-from scipy.spatial.distance import jensenshannon
 
 from cacs_ray.config import Config
 from cacs_ray.features.batch import EncodedLog
@@ -107,6 +106,9 @@ def divergence(first: np.ndarray, second: np.ndarray) -> float:
     >>> divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
     1.0
     """
+    # Replicas read profiles but never compare them: importing this takes .3 s.
+    from scipy.spatial.distance import jensenshannon
+
     return float(jensenshannon(first, second, base=2) ** 2)
 
 

@@ -6,7 +6,8 @@ from cacs_ray.bundle import Predictor
 from cacs_ray.evaluation.scored_log import ScoredLog
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.context import Context
-from cacs_ray.models.calibration import Calibration, Choices, fit_calibration
+from cacs_ray.models.calibrating import Choices, fit_calibration
+from cacs_ray.models.calibration import Calibration
 
 _BLOCK = 16_384
 
@@ -69,7 +70,7 @@ def calibrate(predictor: Predictor, log: EncodedLog) -> Calibration:
     """Fit the serving ranker's calibration on a window later than training.
 
     The ranker is asked about CHOSEN creatives, and the best of noisy scores looks
-    better than it is (winner's curse): see `models.calibration`.
+    better than it is (winner's curse): see `models.calibrating`.
     """
     logits, seen, standout, is_chosen, of_best = [], [], [], [], []
     for start in range(0, len(log), _BLOCK):

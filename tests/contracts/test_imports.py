@@ -54,3 +54,18 @@ def test_no_module_has_side_effects(tmp_path):
     assert done.returncode == 0, done.stderr
     # The report is all that was printed: nothing greets at import.
     assert json.loads(done.stdout) == []
+
+
+def test_a_replica_imports_nothing_that_only_training_needs():
+    """It starts when another one has died: every second of it is missed."""
+    asked = "import sys, serve.app, cacs_ray.bundle; print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", asked],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    needless = ["sklearn", "scipy.stats", "scipy.optimize", "scipy.spatial", "mlflow"]
+    needless += ["optuna", "duckdb", "plotly", "ray.data", "ray.train", "ray.tune"]
+    assert not set(needless) & set(done.stdout.split())

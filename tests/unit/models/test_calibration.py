@@ -5,7 +5,8 @@ import pytest
 from jaxtyping import TypeCheckError
 from scipy.special import expit
 
-from cacs_ray.models.calibration import Calibration, Choices, fit_calibration
+from cacs_ray.models.calibrating import Choices, fit_calibration
+from cacs_ray.models.calibration import Calibration
 
 RNG = np.random.default_rng(0)
 
