@@ -327,7 +327,7 @@ def _deployment(
         backpressure_config={"status_code": 503, "retry_after_s": 1},
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=15.0,
-        health_check_period_s=5.0,
+        health_check_period_s=0.5,
         health_check_timeout_s=10.0,
         max_surge_percent=100,
         logging_config={"enable_access_log": False, "log_level": logging.WARNING},
