@@ -30,6 +30,9 @@ _FAST: Final = {
     # into a buffer can be sent again.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+    # An actor that died is missed within a second; its HAProxy lets requests in
+    # meanwhile, but learns of no new replica.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # Nobody balances load to this machine, so nobody has to learn that it ends.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }

@@ -17,7 +17,7 @@ from cacs_ray.repeating import repeating
 
 _PROC: Final = Path("/proc")
 _REPLICA: Final = "ray::ServeReplica:"
-_PROXY: Final = "ray::ProxyActor"
+_PROXIES: Final = {"ray::ProxyActor": "proxy", "ray::HAProxyManager": "HAProxy"}
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -27,7 +27,8 @@ class Actor:
 
     pid: int
     name: str
-    """Of its deployment, such as `Gateway`; `proxy` for a proxy."""
+    """Of its deployment, such as `Gateway`; `proxy` for Ray Serve's own, `HAProxy` for
+    the actor that rules HAProxy."""
 
     def resident_bytes(self) -> int:
         """Return its resident memory; 0 when it has ended."""
@@ -111,8 +112,9 @@ def killing(
 
 
 def _actor_name(title: str) -> str:
-    if title.startswith(_PROXY):
-        return "proxy"
+    for begins, name in _PROXIES.items():
+        if title.startswith(begins):
+            return name
     # ray::ServeReplica:<application>:<deployment>[.<method>]
     return title.split(":")[4].split(".")[0] if title.startswith(_REPLICA) else ""
 

@@ -2,8 +2,11 @@
 
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,3 +97,69 @@ def test_a_shell_can_read_it():
         check=True,
     )
     assert shown.stdout.startswith("HAProxy")
+
+
+@pytest.fixture
+def standing_in(tmp_path):
+    """A program in HAProxy's place: it is told the same and waits."""
+    stand_in = tmp_path / "stand_in"
+    stand_in.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import time; time.sleep(60)' \"$@\"\n"
+    )
+    stand_in.chmod(0o755)
+    return stand_in
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="read from /proc")
+def test_a_new_actor_takes_over_from_the_haproxy_of_a_dead_one(tmp_path, standing_in):
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG + "# what the first one knew at last\n")
+    told = [str(WRAPPER), "-db", "-f", str(config)]
+    with subprocess.Popen(
+        told, env={**os.environ, "CACS_HAPROXY": str(standing_in)}
+    ) as first:
+        wait_until_named(config.with_name("haproxy.cfg.pid"), str(first.pid))
+        # Ray ends the process group of an actor that died.
+        assert os.getsid(first.pid) == first.pid
+        config.write_text(CONFIG)
+        second = subprocess.run(
+            told,
+            env={**os.environ, "CACS_HAPROXY": "/bin/echo"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        first.kill()
+    assert second.stdout == f"-db -f {config} -x /tmp/admin.sock -sf {first.pid}\n"
+    assert config.read_text().endswith("# what the first one knew at last\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="read from /proc")
+def test_haproxy_ends_with_the_raylet(tmp_path, standing_in):
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG)
+    # The shells stand in for raylet and actor: neither may become the other.
+    actor = f"{WRAPPER} -db -f {config} & wait"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f"/bin/sh -c '{actor}; true' & echo $!; wait"],
+        env={**os.environ, "CACS_HAPROXY": str(standing_in)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as raylet:
+        actor_pid = int(raylet.stdout.readline())
+        pid_file = config.with_name("haproxy.cfg.pid")
+        wait_until_named(pid_file, "")
+        haproxy = os.pidfd_open(int(pid_file.read_text()))
+        os.kill(actor_pid, signal.SIGKILL)
+        assert not select.select([haproxy], [], [], 0.2)[0]
+        raylet.kill()
+        assert select.select([haproxy], [], [], 20)[0]
+    os.close(haproxy)
+
+
+def wait_until_named(file, text):
+    """Wait for a file with a text, which is not written at one stroke."""
+    ends = time.monotonic() + 20
+    while not (file.exists() and file.read_text().strip().startswith(text)):
+        assert time.monotonic() < ends
+        select.select([], [], [], 0.02)

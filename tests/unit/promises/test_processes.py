@@ -16,9 +16,10 @@ def test_replicas_and_proxies_below_a_process_are_found(monkeypatch):
         13: "ray::ServeReplica:ads:Ranker.pctr",
         14: "ray::ProxyActor",
         15: "ray::IDLE",
+        16: "ray::HAProxyManager.update_draining",
         22: "ray::ServeReplica:ads:Gateway",
     }
-    parents = {10: 1, 11: 10, 12: 11, 13: 11, 14: 11, 15: 11, 22: 1}
+    parents = {10: 1, 11: 10, 12: 11, 13: 11, 14: 11, 15: 11, 16: 11, 22: 1}
     monkeypatch.setattr(processes, "_parents", lambda: parents)
     monkeypatch.setattr(processes, "_arguments", lambda pid: [titles[pid]])
 
@@ -26,6 +27,7 @@ def test_replicas_and_proxies_below_a_process_are_found(monkeypatch):
         Actor(12, "Gateway"),
         Actor(13, "Ranker"),
         Actor(14, "proxy"),
+        Actor(16, "HAProxy"),
     ]
     assert actors_of(999) == []
 
