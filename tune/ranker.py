@@ -37,6 +37,7 @@ SPACE: Space = {
     "model.gate.half_impressions": tune.loguniform(3.0, 300.0),
     "loop.learning_rate": tune.loguniform(1e-4, 1e-2),
     "loop.embedding_learning_rate": tune.loguniform(0.05, 1.0),
+    "negative_weight": tune.loguniform(0.1, 1.0),
 }
 """Fields of `ServingRankerConfig`; the table in docs/tuning.md says what each does."""
 

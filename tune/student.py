@@ -30,6 +30,7 @@ SPACE: Space = {
     "model.gate.half_impressions": tune.loguniform(3.0, 300.0),
     "temperature": tune.loguniform(0.3, 5.0),
     "distillation_weight": tune.loguniform(0.1, 10.0),
+    "negative_weight": tune.loguniform(0.1, 1.0),
 }
 """Fields of `StudentConfig`; the table in docs/tuning.md says what each does."""
 

@@ -109,7 +109,8 @@ class JointStage:
         student.selector.load_state_dict(kept.state_dict())
         ranker = self.ranker.build(student.selector, train.log)
         ranker.expect_cold(cold_shares(inputs, validation))
-        return OpenStage(JointStep(student, RankerStep(ranker)), train, validation)
+        step = JointStep(student, self.ranker.step(ranker, None))
+        return OpenStage(step, train, validation)
 
     def save(self, step: nn.Module, directory: Path) -> None:
         """Write the ranker, and the selector beside it."""

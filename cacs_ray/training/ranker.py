@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from cacs_ray.config import Config
@@ -35,6 +36,8 @@ class ServingRankerConfig(Config):
     loop: LoopConfig
     is_warm_started: bool
     """Start from the teacher's weights wherever their shapes fit."""
+    negative_weight: float = Field(default=1.0, gt=0, le=1)
+    """As in `StudentConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,19 @@ class RankerStage:
         vectors = None
         if self.config.model.sharing == "frozen":
             vectors = log_vectors(selector, train.log)
-        return OpenStage(
-            RankerStep(ranker, catalogue_vectors=vectors), train, validation
+        return OpenStage(self.step(ranker, vectors), train, validation)
+
+    def step(self, ranker: Ranker, catalogue_vectors: Tensor | None) -> RankerStep:
+        """Return a ranker with its loss.
+
+        Args:
+            ranker: what is trained.
+            catalogue_vectors: the selector's frozen ones, where it reads them.
+        """
+        return RankerStep(
+            ranker,
+            catalogue_vectors=catalogue_vectors,
+            negative_weight=self.config.negative_weight,
         )
 
     def build(self, selector: Selector, train: EncodedLog) -> Ranker:

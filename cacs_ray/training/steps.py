@@ -31,6 +31,7 @@ class Step(nn.Module, ABC):
     """Turns a batch into the parts of a loss; each is a weighted mean."""
 
     importance_clip: float | None = None
+    negative_weight: float = 1.0
 
     @property
     @abstractmethod
@@ -66,6 +67,24 @@ class Step(nn.Module, ABC):
         """
         return click_weights(batch, self.importance_clip if self.training else None)
 
+    def click_loss(
+        self, logits: Float[Tensor, " B"], batch: Batch
+    ) -> Float[Tensor, ""]:
+        """Return the click loss of the shown creatives.
+
+        Weights of negatives are for learning as importance is, see `click_weights`.
+
+        Args:
+            logits: of a click on the shown creative in its slot.
+            batch: the rows.
+        """
+        return losses.click_loss(
+            logits,
+            batch.label,
+            self.click_weights(batch),
+            negative_weight=self.negative_weight if self.training else 1.0,
+        )
+
     def loss(self, parts: Parts) -> Tensor:
         """Return what the parts cost together."""
         prices = self.prices
@@ -86,6 +105,8 @@ class RankerStep(Step):
             for a ranker that is fed with them.
         importance_clip: bound of the inverse propensity by which the click loss
             weights a row in training; None weights by impressions alone.
+        negative_weight: what an impression without a click counts in the click loss
+            in training, in (0, 1].
     """
 
     catalogue_vectors: Tensor | None
@@ -97,10 +118,12 @@ class RankerStep(Step):
         listwise_click_weight: float = 0.0,
         catalogue_vectors: Tensor | None = None,
         importance_clip: float | None = None,
+        negative_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.ranker = ranker
         self.importance_clip = importance_clip
+        self.negative_weight = negative_weight
         self.listwise_click_weight = listwise_click_weight
         self.register_buffer("catalogue_vectors", catalogue_vectors, persistent=False)
 
@@ -131,8 +154,7 @@ class RankerStep(Step):
         )
         logits = ranker.combine(context, creatives, shown)[:, 0]
         logits = logits + ranker.position(batch.slot)
-        weight = self.click_weights(batch)
-        parts = {"click_loss": losses.click_loss(logits, batch.label, weight)}
+        parts = {"click_loss": self.click_loss(logits, batch)}
         if self.listwise_click_weight:
             # Only clicked lists have a say; the others would be scored in vain.
             clicked = _clicked_lists(batch)
@@ -169,7 +191,7 @@ class StudentStep(Step):
         listwise_click_weight: price of one nat of the choice among the creatives of
             a clicked list.
         temperature: of the teacher's soft labels, for `listwise`.
-        importance_clip: as in `RankerStep`.
+        importance_clip, negative_weight: as in `RankerStep`.
     """
 
     def __init__(  # noqa: PLR0913 - a name for each price
@@ -182,10 +204,12 @@ class StudentStep(Step):
         listwise_click_weight: float,
         temperature: float,
         importance_clip: float | None = None,
+        negative_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.selector = selector
         self.importance_clip = importance_clip
+        self.negative_weight = negative_weight
         self.distillation = distillation
         self.distillation_weight = distillation_weight
         self.click_weight = click_weight
@@ -217,8 +241,7 @@ class StudentStep(Step):
         )
         offset = selector.click_offset(batch.context)
         logits = _shown(scores, batch) + offset + selector.position(batch.slot)
-        weight = self.click_weights(batch)
-        parts = {"click_loss": losses.click_loss(logits, batch.label, weight)}
+        parts = {"click_loss": self.click_loss(logits, batch)}
         if self.listwise_click_weight:
             clicked = _clicked_lists(batch)
             chosen = _listwise_clicks(scores[clicked], batch, clicked)

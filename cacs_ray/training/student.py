@@ -57,6 +57,9 @@ class StudentConfig(Config):
     importance_clip: float | None = Field(default=None, ge=1)
     """Bound of the inverse propensity that weights the click loss; None = unweighted.
     Worth trying where the log explored little and its propensities are known."""
+    negative_weight: float = Field(default=1.0, gt=0, le=1)
+    """What an impression without a click counts in the click loss, in training alone;
+    the loss makes up for it, so that the model stays calibrated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ def build_student(
         listwise_click_weight=weight,
         temperature=config.temperature,
         importance_clip=config.importance_clip,
+        negative_weight=config.negative_weight,
     )
 
 
