@@ -35,6 +35,7 @@ SPACE: Space = {
     "model.gate.kind": tune.choice(["none", "fixed", "frequency", "learnt"]),
     "model.gate.rate": tune.uniform(0.05, 0.7),
     "model.gate.half_impressions": tune.loguniform(3.0, 300.0),
+    "model.gate.kl_weight": tune.loguniform(1e-3, 1.0),
     "loop.learning_rate": tune.loguniform(1e-4, 1e-2),
     "loop.embedding_learning_rate": tune.loguniform(0.05, 1.0),
     "negative_weight": tune.loguniform(0.1, 1.0),
