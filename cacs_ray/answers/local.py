@@ -12,7 +12,7 @@ from cacs_ray.answers.table import DecisionOrigin, decisions_table
 from cacs_ray.bundle import Predictor
 from cacs_ray.data.files import atomic_directory, refuse_foreign, write_table
 from cacs_ray.data.reading import joined, list_files, read_whole
-from cacs_ray.decision.candidates import Candidates, no_decisions
+from cacs_ray.decision.candidates import Candidates, Decisions, no_decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
 from cacs_ray.errors import InputError
 from cacs_ray.features.context import Context
@@ -97,10 +97,28 @@ def decide_requests(
         return empty, prepared.rejects
     context = predictor.context(prepared.requests)
     scorers = scorers_of(predictor, context)
-    decisions = asyncio.run(decide(prepared.candidates, scorers, settings))
+    decisions = _run(prepared.candidates, scorers, settings)
     origin = DecisionOrigin(settings.policy, predictor.bundle_id)
     table = decisions_table(prepared, decisions, predictor.catalogue, origin)
     return table, prepared.rejects
+
+
+def _run(
+    candidates: Candidates, scorers: LocalScorers, settings: DecisionSettings
+) -> Decisions:
+    """Decide in an event loop of its own, which `parallel` needs.
+
+    The loop's task returns nothing: Python 3.11 writes out what the task of
+    `asyncio.run` returned, in restoring the handler of Ctrl-C, and to write out large
+    arrays takes milliseconds.
+    """
+    decided: list[Decisions] = []
+
+    async def keep() -> None:
+        decided.append(await decide(candidates, scorers, settings))
+
+    asyncio.run(keep())
+    return decided[0]
 
 
 def decide_file(
