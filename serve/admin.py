@@ -22,7 +22,7 @@ _WAIT_S = 8.0
 _FOLLOWED_S = POLL_S + 0.1
 _STATUSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemReport}
-    for status in (401, 403, 404, 408, 409, 413, 415, 422, 503)
+    for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 503)
 }
 
 

@@ -120,6 +120,7 @@ class HttpGateway:
         )
         root = None if args.releases is None else Path(args.releases)
         self._admin = Admin(wiring.board, root, _admin_token(args))
+        self._allowed_hosts = args.allowed_hosts
         # A replica that is told to end may go without the call of `__del__`, and what
         # is spared from collections is not collected at the end of a process either.
         atexit.register(self.close)
@@ -136,6 +137,7 @@ class HttpGateway:
             admin=self._admin,
             page=self._page,
             metrics_page=self._metrics_board.page,
+            allowed_hosts=self._allowed_hosts,
         )
         spare_what_lasts()
         return http

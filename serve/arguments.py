@@ -1,13 +1,19 @@
 """What may be configured about the service."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from cacs_ray.config import Config
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.schema import PolicyName
 from serve.arms import ExperimentArgs
+from serve.hosts import LOOPBACK_HOSTS
+
+
+def _split(value: object) -> object:
+    """`key=value` of a command line has no lists."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 class AppArgs(Config):
@@ -61,6 +67,11 @@ class AppArgs(Config):
     admin_token_file: str | None = None
     """File with the token of the admin routes; null = the variable
     CACS_ADMIN_TOKEN, and without it the routes are off."""
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=LOOPBACK_HOSTS, min_length=1
+    )
+    """Names under which the service answers (`Host` without its port), as a list or
+    with commas between them; "*" = any."""
     model: str | None = None
     """Registered model of MLflow whose champion is followed; null = nobody's."""
     tracking_uri: str | None = None

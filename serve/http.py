@@ -1,7 +1,7 @@
 """The routes: HTTP in, HTTP out; all that they decide is which status to answer."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -41,12 +41,13 @@ from serve.clicks import Clicks
 from serve.decided import Decided
 from serve.docs_page import docs_page
 from serve.gateway import Gateway, Question
+from serve.hosts import ANY_HOST, AllowedHosts
 from serve.observe import Observe
 from serve.page import PageSource, add_page
 from serve.records import record_access
 
 _PROBLEM_STATUSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemReport} for status in (408, 413, 415, 422, 503)
+    status: {"model": ProblemReport} for status in (400, 408, 413, 415, 422, 503)
 }
 _Order = Annotated[
     PolicyName | None, Query(description="order of stages in place of the configured")
@@ -60,6 +61,7 @@ def create_http(
     admin: Admin | None = None,
     page: PageSource | None = None,
     metrics_page: Callable[[], bytes] | None = None,
+    allowed_hosts: Sequence[str] = (ANY_HOST,),
 ) -> FastAPI:
     """Return the service's HTTP application around a gateway.
 
@@ -69,6 +71,7 @@ def create_http(
         admin: an operator's routes; None leaves them out.
         page: what the pages for people show beside decisions.
         metrics_page: for Prometheus; None tells of this gateway alone.
+        allowed_hosts: names under which it answers, see `AllowedHosts`.
     """
     http = FastAPI(
         title="CACS ad service",
@@ -89,6 +92,8 @@ def create_http(
     http.add_exception_handler(RefusalError, refuse)
     http.add_exception_handler(RequestValidationError, refuse_parameters)
     http.add_middleware(Admit, places=gateway.places, metrics=gateway.metrics)
+    if ANY_HOST not in allowed_hosts:
+        http.add_middleware(AllowedHosts, hosts=allowed_hosts)
     http.add_middleware(Observe, metrics=gateway.metrics)
     return http
 

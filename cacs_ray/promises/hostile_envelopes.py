@@ -63,7 +63,7 @@ def hostile_envelopes(ad_id: str) -> list[HostileRequest]:
         headed("time to answer 1e400", x_request_timeout_ms="1e400"),
         headed("time to answer of 5,000 digits", x_request_timeout_ms="9" * 5000),
         headed("1 ms to answer", x_request_timeout_ms="1"),
-        headed("a foreign host", host="evil.example"),
+        *_foreign_hosts(good),
         headed("a foreign origin", origin="http://evil.example"),
         headed("another address forwarded", x_forwarded_for="' or 1=1 --"),
         HostileRequest("explain that is no flag", good, path=f"{DECIDE}?explain=9e9"),
@@ -80,6 +80,35 @@ def hostile_envelopes(ad_id: str) -> list[HostileRequest]:
         HostileRequest("a body with GET", good, method="GET", path="/healthz"),
         HostileRequest("TRACE", method="TRACE"),
         HostileRequest("a method that nobody knows", good, method="BREW"),
+    ]
+
+
+def _foreign_hosts(good: bytes) -> list[HostileRequest]:
+    """Return what a page sends whose own name was given the service's address."""
+    json_of = ("content-type", JSON)
+    return [
+        HostileRequest(
+            "a foreign host", good, headers=(json_of, ("host", "evil.example"))
+        ),
+        HostileRequest(
+            "a foreign host that begins like ours",
+            good,
+            headers=(json_of, ("host", "127.0.0.1.evil.example:8000")),
+        ),
+        HostileRequest(
+            "our host and a foreign one",
+            good,
+            headers=(json_of, ("host", "localhost"), ("host", "evil.example")),
+        ),
+        HostileRequest(
+            "a foreign host asks after health",
+            method="GET",
+            path="/healthz",
+            headers=(("host", "evil.example"),),
+        ),
+        HostileRequest(
+            "an empty host", good, headers=(json_of, ("host", "")), path="/v1/preview"
+        ),
     ]
 
 

@@ -28,7 +28,7 @@ ANSWERED = {
 @pytest.fixture
 def send(make_service):
     """Return what sends one request to the application itself."""
-    http = create_http(make_service().gateway)
+    http = create_http(make_service().gateway, allowed_hosts=("serve",))
 
     async def ask(case: HostileRequest):
         transport = httpx.ASGITransport(http, raise_app_exceptions=False)
@@ -53,6 +53,13 @@ def test_it_is_answered_without_a_crash(send, name):
     answer = send(CASES[name])
     assert 200 <= answer.status_code < 500
     assert "root:" not in answer.text
+
+
+def test_foreign_hosts_are_refused_and_no_other_request_for_its_host(send):
+    foreign = {name for name, case in CASES.items() if "host" in dict(case.headers)}
+    refused = {name for name, case in CASES.items() if send(case).status_code == 400}
+    assert refused == foreign
+    assert len(foreign) == 5
 
 
 @pytest.mark.parametrize("path", ["/v1/decide", "/v1/preview", "/page/ads"])
