@@ -4,6 +4,7 @@ What is not declared here is refused: unknown keys, numbers as text, NaN, contro
 characters in ids, ads that occur twice. Nothing a client sends is ever fetched.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Final, Self
 
@@ -13,6 +14,8 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -26,6 +29,10 @@ MAX_BID_MICROS: Final = 10**12
 MAX_FEATURES: Final = 200
 MAX_TEXT_LENGTH: Final = 4_096
 MAX_LIST_LENGTH: Final = 4_096
+MAX_FEATURE_VALUES: Final = 1_000_000
+"""Values of the features, see `num_values`, times candidate ads: tables and log hold
+the features beside each ad."""
+_LETTERS_PER_VALUE: Final = 8
 
 Identity = Annotated[
     str,
@@ -35,6 +42,19 @@ Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
 FeatureList = Annotated[list[Text | int | float], Field(max_length=MAX_LIST_LENGTH)]
 FeatureValue = bool | int | float | Text | FeatureList | None
 """Which of these a feature takes is checked against its declared kind."""
+
+
+def num_values(features: Iterable[FeatureValue]) -> int:
+    """Return how many numbers, flags and texts features hold, lists by their items.
+
+    A text counts one more for every 8 letters: about the bytes of a number.
+    """
+    num, num_letters = 0, 0
+    for value in features:
+        items = value if isinstance(value, list) else (value,)
+        num += len(items)
+        num_letters += sum(len(one) for one in items if isinstance(one, str))
+    return num + num_letters // _LETTERS_PER_VALUE
 
 
 class _Wire(BaseModel):
@@ -107,6 +127,26 @@ class DecideRequest(_Wire):
     candidates: list[AskedCandidate] = Field(min_length=1, max_length=MAX_CANDIDATES)
     num_slots: int | None = Field(default=None, ge=1, le=100)
     """Places on the page; null = as configured."""
+
+    @field_validator("candidates")
+    @classmethod
+    def _check_size(
+        cls, candidates: list[AskedCandidate], info: ValidationInfo
+    ) -> list[AskedCandidate]:
+        # Features that broke their own rules are not there.
+        each = num_values(info.data.get("features", {}).values())
+        if each * len(candidates) > MAX_FEATURE_VALUES:
+            raise PydanticCustomError(
+                "too_many_feature_values",
+                "{ads} ads x {each} feature values = {all}, more than {limit}",
+                {
+                    "ads": len(candidates),
+                    "each": each,
+                    "all": each * len(candidates),
+                    "limit": MAX_FEATURE_VALUES,
+                },
+            )
+        return candidates
 
     @model_validator(mode="after")
     def _check_candidates(self) -> Self:

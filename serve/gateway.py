@@ -22,8 +22,9 @@ from cacs_ray.decision.controls import ControlRows
 from cacs_ray.errors import InputError
 from cacs_ray.schema import POLICIES, REQUESTS, Column, PolicyName
 from serve.admit import Places
-from serve.api import MAX_CREATIVES, DecideRequest
+from serve.api import DecideRequest
 from serve.arms import Arms
+from serve.bounds import check_lists
 from serve.clicks import FirstPlaces
 from serve.controls_file import ControlsFile
 from serve.decided import Decided
@@ -341,19 +342,14 @@ def prepare(
     """Apply the rules of asking that need no model.
 
     Raises:
-        InputError: the ads have too many live creatives together.
+        InputError: the ads have too many live creatives, see `check_lists`.
     """
     prepared = prepare_requests(
         release.catalogue,
         _asked_table(request, page, release.columns),
         controls=controls,
     )
-    if prepared.candidates.mask.sum() > MAX_CREATIVES:
-        raise InputError(
-            f"the ads have more than {MAX_CREATIVES} live creatives together",
-            field="candidates",
-            rule="too_many_creatives",
-        )
+    check_lists(prepared.candidates)
     return prepared
 
 

@@ -190,6 +190,9 @@ def _lists(known: Mapping[str, Any], creative_id: str) -> dict[str, bytes]:
         "a vector of the wrong size": json.dumps(
             _asked([known], features={"taste": [0.5] * 7, "query": [0.5]})
         ).encode(),
+        "500 ads and a feature of 4,000 values": json.dumps(
+            _asked(many[:500], features={"seen": [1] * 4_000})
+        ).encode(),
         "a list of 100,000": json.dumps(
             _asked([known], features={"seen": [1] * 100_000})
         ).encode(),

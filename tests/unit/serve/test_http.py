@@ -3,7 +3,13 @@
 import html
 import json
 
+import numpy as np
 import pytest
+
+from cacs_ray.decision.candidates import Candidates
+from cacs_ray.errors import InputError
+from serve.api import MAX_CREATIVES, num_values
+from serve.bounds import check_lists
 
 
 def _with(page_view, **changes):
@@ -114,6 +120,64 @@ def test_more_than_10_000_creatives_are_too_many(make_service, page_view):
     ]
     response = make_service().send(_with(page_view, candidates=many))
     assert problem(response)[1] == "too_many_creatives"
+
+
+def _wide(num_ads, num_seen, **features):
+    return {
+        "candidates": [{"ad_id": f"ad{n}", "bid_micros": 1} for n in range(num_ads)],
+        "features": {"seen": [1] * num_seen, **features},
+    }
+
+
+@pytest.mark.parametrize(
+    ("num_ads", "num_seen", "is_taken"),
+    [(500, 1_999, True), (500, 2_000, False), (250, 4_000, False), (1, 4_096, True)],
+)
+def test_ads_times_feature_values_are_bounded_together(
+    make_service, page_view, num_ads, num_seen, is_taken
+):
+    wide = _wide(num_ads, num_seen, hour=1.0)
+    response = make_service().send(_with(page_view, **wide))
+
+    assert response.status_code == (200 if is_taken else 422)
+    if not is_taken:
+        (told,) = response.json()["problems"]
+        assert (told["field"], told["rule"]) == (
+            "candidates",
+            "too_many_feature_values",
+        )
+        each = num_seen + 1
+        assert (
+            f"{num_ads} ads x {each} feature values = {num_ads * each}"
+            in (told["message"])
+        )
+
+
+def test_a_text_counts_by_its_length():
+    assert num_values([1, None, True, 2.5]) == 4
+    assert num_values(["x" * 7]) == 1
+    assert num_values(["x" * 16, ["y" * 4, "y" * 4, 3]]) == 1 + 3 + (16 + 8) // 8
+
+
+def test_200_ads_with_all_declared_features_are_ordinary(make_service, page_view):
+    ordinary = _wide(200, 50, device="phone", query="warm hat " * 20, taste=[0.5, 1.5])
+    assert make_service().send(_with(page_view, **ordinary)).status_code == 200
+
+
+def test_one_ad_with_very_many_creatives_does_not_widen_all_lists():
+    def asked(num_ads, longest):
+        lists = np.zeros((num_ads, longest), np.int32)
+        lists[:, 0] = lists[0] = 1
+        return Candidates((), lists[:, 0], (), lists[:, 0], lists, lists[:, 0])
+
+    check_lists(asked(500, 500))
+    with pytest.raises(InputError, match="500 ads x 501 live creatives") as caught:
+        check_lists(asked(500, 501))
+    assert (caught.value.field, caught.value.rule) == ("candidates", "too_long_lists")
+    check_lists(asked(2, MAX_CREATIVES - 1))
+    with pytest.raises(InputError) as caught:
+        check_lists(asked(2, MAX_CREATIVES))
+    assert caught.value.rule == "too_many_creatives"
 
 
 def test_a_body_over_a_megabyte_is_refused(make_service):
