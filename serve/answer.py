@@ -29,6 +29,7 @@ def decide_answer(decided: Decided, *, is_explained: bool = False) -> DecideAnsw
         policy=origin.policy,
         is_fallback=origin.is_fallback,
         fallback_reason=origin.fallback_reason,
+        rung=decided.rung,
         placements=[_placement(row) for row in shown],
         rejected=_rejected(decided.prepared.rejects),
         decisions=explained if is_explained else None,
@@ -45,6 +46,7 @@ def preview_answer(decided: Decided) -> PreviewAnswer:
         policy=origin.policy,
         is_fallback=origin.is_fallback,
         fallback_reason=origin.fallback_reason,
+        rung=decided.rung,
         seconds=decided.seconds,
         candidates=[
             CandidatePreview(**row.model_dump(), creatives=_options(decided, place))

@@ -6,7 +6,7 @@ characters in ids, ads that occur twice. Nothing a client sends is ever fetched.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -260,6 +260,19 @@ class Rejected(_Wire):
     """Name of the broken rule, as in the log contract."""
 
 
+class Rung(_Wire):
+    """Which rungs of the ladder answered: the lowest that a candidate ad needed."""
+
+    choice: Literal["fresh_selection", "popular_creative", "default_creative"] = (
+        "fresh_selection"
+    )
+    """As the policy says; by the smoothed CTR of training; by that, and the first live
+    creative of an ad whose creatives it does not tell apart."""
+    ctr: Literal["ranker", "last_ctr", "training_ctr"] = "ranker"
+    """The ranker's; the last one it gave for each creative; that, and the smoothed CTR
+    of training for a creative of which it has said nothing yet."""
+
+
 class DecideAnswer(_Wire):
     """One decision per slot, best first."""
 
@@ -270,6 +283,7 @@ class DecideAnswer(_Wire):
     is_fallback: bool
     fallback_reason: str | None
     """Which stage failed and how, such as `selector_late`."""
+    rung: Rung
     placements: list[Placement]
     rejected: list[Rejected]
     decisions: list[CandidateDecision] | None = None
@@ -303,6 +317,7 @@ class PreviewAnswer(_Wire):
     policy: str
     is_fallback: bool
     fallback_reason: str | None
+    rung: Rung
     seconds: dict[str, float]
     """Time in each stage and in `total`."""
     candidates: list[CandidatePreview]

@@ -1,6 +1,6 @@
 """One request, decided: what answer, decision log and shadow read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -8,6 +8,7 @@ from cacs_ray.answers.prepare import PreparedRequests
 from cacs_ray.answers.table import DecisionOrigin, decisions_table
 from cacs_ray.decision.candidates import Decisions
 from cacs_ray.features.catalogue import Catalogue
+from serve.api import Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Decided:
     origin: DecisionOrigin
     seconds: dict[str, float]
     """Time in each stage and in `total`."""
+    rung: Rung = field(default_factory=Rung)
 
     def __len__(self) -> int:
         return self.prepared.requests.num_rows

@@ -285,6 +285,7 @@ class Gateway:
                 fallback_reason=reason,
             ),
             scorers.seconds,
+            scorers.rung,
         )
 
     async def _choose(

@@ -4,7 +4,8 @@
 
 Rungs for the choice: the stage's scores, else the smoothed CTR of training (with
 equal counts that is the first live creative). Rungs for the CTR: the ranker's,
-else the last one it gave for that creative, else the smoothed CTR of training.
+else the last one it gave for that creative, else the smoothed CTR of training. They
+are named in `serve.api.Rung`.
 Only scores are replaced: choice, exploration and auction go on as always.
 """
 
@@ -21,6 +22,7 @@ from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.decision.creative_policy import smoothed_ctr
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.schema import PolicyName
+from serve.api import Rung
 from serve.release import PageView
 from serve.stage import RemoteMethod, StageAnswer, Stages
 from serve.straight import Straight, StraightScorers
@@ -42,11 +44,17 @@ class LastPctr:
             catalogue.clicks, catalogue.impressions, catalogue.prior
         )
         """float64 [K + 1]: until the ranker speaks, the smoothed CTR of training."""
+        self._is_said = np.zeros(len(self._pctr), bool)
 
     def remember(self, creative_row: np.ndarray, pctr: np.ndarray) -> None:
         """Keep what the ranker said; row 0 stands for no creative and is left out."""
         is_known = creative_row > 0
         self._pctr[creative_row[is_known]] = pctr[is_known]
+        self._is_said[creative_row[is_known]] = True
+
+    def has_all(self, creative_row: np.ndarray) -> bool:
+        """Whether the ranker has said something of all these creatives."""
+        return bool(self._is_said[creative_row].all())
 
     def recall(self, creative_row: np.ndarray) -> np.ndarray:
         """Return float64 [A]."""
@@ -76,6 +84,8 @@ class RemoteScorers:
     """`<stage>_<how>`, in the order of failing."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time in each stage."""
+    rung: Rung = field(default_factory=Rung)
+    """The lowest that was needed."""
     opening: "asyncio.Future[StageAnswer] | None" = None
     """The ranker's work that no choice changes, while the selector chooses."""
 
@@ -137,6 +147,10 @@ class RemoteScorers:
                 self.last_pctr.remember(creative_row, pctr)
                 return pctr
             self.failures.append("ranker_not_finite")
+        is_last = self.last_pctr.has_all(creative_row)
+        self.rung = self.rung.model_copy(
+            update={"ctr": "last_ctr" if is_last else "training_ctr"}
+        )
         return self.last_pctr.recall(creative_row)
 
     async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +171,12 @@ class RemoteScorers:
                 return scores
             self.failures.append(f"{stage}_not_finite")
         clicks, impressions = await self.counts(candidates)
-        return smoothed_ctr(clicks, impressions, self.catalogue.prior)
+        ctr = smoothed_ctr(clicks, impressions, self.catalogue.prior)
+        is_told = _tells_apart(candidates, ctr)
+        self.rung = self.rung.model_copy(
+            update={"choice": "popular_creative" if is_told else "default_creative"}
+        )
+        return ctr
 
     async def _ask(
         self, stage: str, asked: RemoteMethod, creatives: np.ndarray
@@ -215,6 +234,15 @@ class RemoteScorers:
         if isinstance(answer, asyncio.Future):
             return answer
         return asyncio.create_task(_of_handle(answer))
+
+
+def _tells_apart(candidates: Candidates, scores: np.ndarray) -> bool:
+    """Whether scores, float [A, C], prefer a creative of every ad with a choice."""
+    mask = candidates.mask
+    has_choice = (mask.sum(1) > 1) & (candidates.pinned == 0)
+    least = np.where(mask, scores, np.inf).min(1)
+    most = np.where(mask, scores, -np.inf).max(1)
+    return bool((most > least)[has_choice].all())
 
 
 async def _of_handle(answer: Awaitable[StageAnswer]) -> StageAnswer:

@@ -14,6 +14,7 @@ from prometheus_client import (
 )
 
 from cacs_ray.schema import Column
+from serve.api import Rung
 from serve.decided import Decided
 
 _SECONDS = (
@@ -83,6 +84,13 @@ class Metrics:
         self.click_log = self._log("clicks", "Clicks")
 
     def _describe_outcomes(self) -> None:
+        self.lower_rungs = self._counter(
+            "cacs_lower_rungs",
+            "Requests answered by a lower rung of the choice or of the CTR; several"
+            " reasons lead to one.",
+            "part",
+            "rung",
+        )
         self.shown = self._counter("cacs_placements", "Ads shown.")
         self.predicted_clicks = self._counter(
             "cacs_predicted_clicks",
@@ -107,6 +115,8 @@ class Metrics:
         for reason in (origin.fallback_reason or "").split(","):
             if reason:
                 self.fallbacks.labels(reason).inc()
+        if origin.is_fallback:
+            self._count_rung(decided.rung)
         for rule in decided.prepared.rejects[Column.RULE].to_pylist():
             self.rejected.labels(rule).inc()
         shares = decisions.list_probabilities
@@ -115,6 +125,11 @@ class Metrics:
             self.explored.inc(int((decisions.propensity < shares.max(1)).sum()))
         self.shown.inc(int((decisions.slot >= 0).sum()))
         self.predicted_clicks.inc(float(decisions.pctr[decisions.slot == 0].sum()))
+
+    def _count_rung(self, reached: Rung) -> None:
+        for part, rung in reached:
+            if rung != Rung.model_fields[part].default:
+                self.lower_rungs.labels(part, rung).inc()
 
     def watch_releases(self, held: Callable[[], tuple[str, tuple[str, ...]]]) -> None:
         """Tell, whenever the page is read, what is live and what else is held."""

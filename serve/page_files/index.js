@@ -22,10 +22,13 @@ const STAGES = {
   teacher: "score creatives by the ranker",
   total: "all of it",
 };
+// What a stage is for, as parts of the rung that an answer names.
+const PARTS = { selector: "choice", teacher: "choice", ranker: "ctr" };
 const RUNGS = {
-  selector: "creatives were chosen by their smoothed CTR in training",
-  teacher: "creatives were chosen by their smoothed CTR in training",
-  ranker: "pCTR is the last one known of each creative, or its smoothed CTR in training",
+  popular_creative: "creatives were chosen by their smoothed CTR in training",
+  default_creative: "creatives were chosen by their smoothed CTR in training, the first live one where it tells none apart",
+  last_ctr: "pCTR is the last one known of each creative",
+  training_ctr: "pCTR is the last one known of each creative, or its smoothed CTR in training",
 };
 // What the scores of a list are, by order; a fallen stage's are smoothed CTRs.
 const SCORES = {
@@ -273,10 +276,11 @@ function rung(answer) {
     return make("p", { className: "rung good" }, "Top rung: every stage answered in time.");
   }
   const reasons = (answer.fallback_reason ?? "").split(",").map((reason) => {
-    const stage = Object.keys(RUNGS).find((name) => reason.startsWith(`${name}_`));
+    const stage = Object.keys(PARTS).find((name) => reason.startsWith(`${name}_`));
     if (!stage) return OTHER_REASONS[reason] ?? reason;
     const how = reason.slice(stage.length + 1);
-    return `the ${stage} ${FAILURES[how] ?? how}: ${RUNGS[stage]}`;
+    const reached = answer.rung[PARTS[stage]];
+    return `the ${stage} ${FAILURES[how] ?? how}: ${RUNGS[reached] ?? reached} (${reached})`;
   });
   return make("p", { className: "rung warn" }, `Lower rung: ${reasons.join("; ")}.`);
 }

@@ -155,5 +155,6 @@ def test_trouble_is_told_in_words(make_service, tmp_path):  # noqa: F811
         await browser.wait("document.querySelectorAll('.ad').length === 2")
         (rung,) = await browser.run(TEXTS.format(".rung"))
         assert rung.startswith("Lower rung: the selector failed: creatives were chosen")
+        assert rung.endswith("(popular_creative).")
 
     visit(create_http(service.gateway), tmp_path, steps)

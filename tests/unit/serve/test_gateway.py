@@ -31,6 +31,7 @@ def test_the_selector_chooses_then_the_ranker_prices_then_the_auction_runs(
     assert answer["release"] == "r1"
     assert answer["policy"] == "cacs"
     assert (answer["is_fallback"], answer["fallback_reason"]) == (False, None)
+    assert answer["rung"] == {"choice": "fresh_selection", "ctr": "ranker"}
     assert "decisions" not in answer
 
 
@@ -76,6 +77,7 @@ def test_a_broken_selector_is_replaced_by_the_popular_creative(
     }
     assert answer["is_fallback"]
     assert answer["fallback_reason"] == f"selector_{how}"
+    assert answer["rung"] == {"choice": "popular_creative", "ctr": "ranker"}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,7 @@ def test_a_broken_ranker_is_replaced_by_the_smoothed_ctr(
         "blue": pytest.approx((1 + 1) / (80 + 20)),
     }
     assert answer["fallback_reason"] == f"ranker_{how}"
+    assert answer["rung"] == {"choice": "fresh_selection", "ctr": "training_ctr"}
 
 
 def test_a_ranker_that_breaks_later_is_replaced_by_what_it_last_said(
@@ -118,6 +121,7 @@ def test_a_ranker_that_breaks_later_is_replaced_by_what_it_last_said(
 
     assert [p["pctr"] for p in answer["placements"]] == [0.05, 0.10]
     assert answer["is_fallback"]
+    assert answer["rung"] == {"choice": "fresh_selection", "ctr": "last_ctr"}
 
 
 def test_without_counts_the_first_live_creative_is_the_popular_one(
@@ -131,6 +135,7 @@ def test_without_counts_the_first_live_creative_is_the_popular_one(
     answer = service.send(page_view).json()
 
     assert {p["creative_id"] for p in answer["placements"]} == {"wool", "blue"}
+    assert answer["rung"] == {"choice": "default_creative", "ctr": "ranker"}
 
 
 def test_with_both_stages_stuck_the_answer_still_keeps_the_deadline(
@@ -280,6 +285,7 @@ def test_what_happened_is_counted(make_service, page_view):
         'cacs_requests_total{status="200"} 1.0',
         'cacs_requests_total{status="422"} 1.0',
         'cacs_fallbacks_total{reason="selector_failed"} 1.0',
+        'cacs_lower_rungs_total{part="choice",rung="popular_creative"} 1.0',
         "cacs_decisions_total 2.0",
         'cacs_stage_seconds_count{stage="ranker"} 1.0',
         'cacs_release{release="r1"} 1.0',
