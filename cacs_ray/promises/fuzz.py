@@ -5,14 +5,16 @@ with odd ones among them, broken copies of those, and any JSON or bytes at all.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from urllib.parse import quote
 
 import hypothesis
 from hypothesis import strategies as st
 
 from cacs_ray.promises.hostile import HostileRequest
+from cacs_ray.schema import Column
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 _MAX_ITEMS: Final = 4
@@ -49,62 +51,105 @@ _HEADERS: Final = st.sampled_from(
     ]
 )
 _QUERIES: Final = st.sampled_from(["", "", "?explain=true", "?explain=x", "?%00=%ff"])
+_ADMIN: Final = "/admin/"
 
-Send = Callable[[HostileRequest], int]
-"""Sends one request and returns its status, 0 when there was no answer."""
+Ask = Callable[[HostileRequest], object]
+"""Sends one request."""
+Kind = Literal["reads a body", "answers", "refuses"]
 
 
-def fuzz(
-    openapi: Mapping[str, Any],
-    known: Mapping[str, Sequence[str]],
-    send: Send,
-    *,
-    count: int,
-    seed: int,
-) -> list[tuple[str, int]]:
-    """Send generated requests to every route by every method.
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A route by a method."""
 
-    Half of them go to routes that read a body, by the method that they know; the
-    rest is spread over all pairs of route and method.
+    path: str
+    method: str
+    described: Mapping[str, Any] | None
+    """As OpenAPI has it; None where the route does not take this method."""
+    number: int
+    """Its own, so that its requests are its own too."""
 
-    Args:
-        openapi: the service's description.
-        known: for names of properties, values that exist, such as ids of ads.
-        send: asks the service.
-        count: requests, >= 1; a few more are sent, so that each pair gets one.
-        seed: the same seed sends the same requests to the same description.
+    @property
+    def kind(self) -> Kind:
+        """What the service does with its requests."""
+        if self.described is None:
+            return "refuses"
+        return "reads a body" if "requestBody" in self.described else "answers"
 
-    Returns:
-        For each request its route and method, and the status.
-    """
-    outcomes: list[tuple[str, int]] = []
-    pairs = [
-        (path, method, operation.get(method.lower(), {}))
-        for path, operation in {
-            **openapi["paths"],
-            "/": {},
-            "/docs": {},
-            "/x": {},
-        }.items()
-        for method in METHODS
-    ]
-    with_body = [one for one in pairs if "requestBody" in one[2]]
-    half = math.ceil(count / 2)
-    shares = [(one, math.ceil(half / len(with_body))) for one in with_body]
-    shares += [(one, math.ceil(half / len(pairs))) for one in pairs]
-    for number, ((path, method, operation), share) in enumerate(shares):
-        strategy = _requests(path, method, _body(operation, openapi, known))
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
 
-        def ask(request: HostileRequest) -> None:
-            outcomes.append((f"{request.method} {request.path}", send(request)))
 
-        _run(strategy, ask, share, seed + number)
-    return outcomes
+@dataclass(frozen=True, slots=True)
+class Fuzz:
+    """Requests to a service, as it describes itself."""
+
+    openapi: Mapping[str, Any]
+    known: Mapping[str, Sequence[str]]
+    """For names of properties, values that exist, such as ids of ads."""
+    seed: int
+    """The same one sends the same requests to the same description."""
+    token: str = ""
+    """Sent with most requests to an operator's routes, whose bodies nobody reads
+    without it."""
+
+    def operations(self) -> list[Operation]:
+        """Return every route by every method, the pages and one that is not there."""
+        paths = {**self.openapi["paths"], **_pages(self.known)}
+        pairs = [(path, method) for path in paths for method in METHODS]
+        return [
+            Operation(path, method, paths[path].get(method.lower()), number)
+            for number, (path, method) in enumerate(pairs)
+        ]
+
+    def send(self, operation: Operation, ask: Ask, count: int) -> None:
+        """Send generated requests to one route by one method.
+
+        Args:
+            operation: one of `operations`.
+            ask: sends a request.
+            count: requests, >= 1.
+        """
+        strategy = st.builds(
+            HostileRequest,
+            name=st.just(str(operation)),
+            body=_body(operation.described or {}, self.openapi, self.known),
+            method=st.just(operation.method),
+            path=_QUERIES.map(lambda query: operation.path + query),
+            headers=self._headers(operation),
+        )
+        _run(strategy, ask, count, self.seed + operation.number)
+
+    def _headers(
+        self, operation: Operation
+    ) -> st.SearchStrategy[tuple[tuple[str, str], ...]]:
+        if not self.token or not operation.path.startswith(_ADMIN):
+            return _HEADERS
+        allowed = ("authorization", f"Bearer {self.token}")
+        admitted = _HEADERS.map(lambda headers: (allowed, *headers))
+        return st.one_of(admitted, admitted, admitted, _HEADERS)
+
+
+def _pages(known: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Return what the service does not describe, in the manner of OpenAPI."""
+    ids = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    ads = {"type": "object", "properties": {"ad_ids": ids}, "required": ["ad_ids"]}
+    body = {"content": {"application/json": {"schema": ads}}}
+    creative = quote((known.get(Column.CREATIVE_IDS) or ["none"])[0], safe="")
+    shown: tuple[str, ...] = ("/", "/evidence", "/favicon.ico", "/docs")
+    shown += ("/page/examples", "/page/search", "/page/evidence")
+    shown += ("/page/files/common.js", f"/page/creatives/{creative}/picture")
+    return {
+        **{path: {"get": {}} for path in shown},
+        "/openapi.json": {"get": {}, "head": {}},
+        "/page/ads": {"post": {"requestBody": body}},
+        "/x": {},
+    }
 
 
 def _run(
     strategy: st.SearchStrategy[HostileRequest],
-    ask: Callable[[HostileRequest], None],
+    ask: Ask,
     count: int,
     seed: int,
 ) -> None:
@@ -116,20 +161,11 @@ def _run(
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    hypothesis.seed(seed)(settings(hypothesis.given(strategy)(ask)))()
 
+    def sent(request: HostileRequest) -> None:
+        ask(request)
 
-def _requests(
-    path: str, method: str, body: st.SearchStrategy[bytes]
-) -> st.SearchStrategy[HostileRequest]:
-    return st.builds(
-        HostileRequest,
-        name=st.just("generated"),
-        body=body,
-        method=st.just(method),
-        path=_QUERIES.map(lambda query: path + query),
-        headers=_HEADERS,
-    )
+    hypothesis.seed(seed)(settings(hypothesis.given(strategy)(sent)))()
 
 
 def _body(

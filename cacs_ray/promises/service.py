@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ class Service:
     plan: Plan
     fault_file: Path | None = None
     """Of a faulty graph: what its stages do wrong now."""
+    admin_token: str = ""
+    """Opens an operator's routes."""
 
     @property
     def setting(self) -> str:
@@ -161,7 +164,14 @@ def serving(
     """Start the service, or one whose stages can be told to fail."""
     out = plan.out / name
     out.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {"fused": plan.is_fused, **args}
+    token, token_file = secrets.token_hex(16), out / "admin-token"
+    token_file.touch(mode=0o600)
+    token_file.write_text(token)
+    told: dict[str, Any] = {
+        "fused": plan.is_fused,
+        "admin_token_file": str(token_file),
+        **args,
+    }
     fault_file = None
     if is_faulty:
         fault_file = out / "fault.json"
@@ -174,7 +184,7 @@ def serving(
         import_path=_FAULTY_GRAPH if is_faulty else None,
         num_replicas=num_replicas,
     ) as graph:
-        yield Service(graph, bundle_bodies(plan.bundle), plan, fault_file)
+        yield Service(graph, bundle_bodies(plan.bundle), plan, fault_file, token)
 
 
 def keep(plan: Plan, name: str, shots: pl.DataFrame) -> Latency:

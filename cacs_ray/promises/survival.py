@@ -1,20 +1,23 @@
 """Nothing that comes over HTTP crashes the service: the check."""
 
 import contextlib
-import http.client
 import json
+import math
 import socket
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
 
+from cacs_ray.data.files import write_json
 from cacs_ray.promises.bench import Bench
 from cacs_ray.promises.fault_proxy import Fault, fault_proxy
-from cacs_ray.promises.fuzz import Send, fuzz
-from cacs_ray.promises.hostile import HostileRequest, hostile_requests
+from cacs_ray.promises.fuzz import Fuzz, Operation
+from cacs_ray.promises.hostile import hostile_requests
 from cacs_ray.promises.hostile_envelopes import (
     HostileBytes,
     hostile_bytes,
@@ -22,26 +25,28 @@ from cacs_ray.promises.hostile_envelopes import (
 )
 from cacs_ray.promises.judges import judge_survival
 from cacs_ray.promises.load import NO_ANSWER
-from cacs_ray.promises.service import Service
+from cacs_ray.promises.senders import CLOSED, TIMEOUT_S, Senders, sender
+from cacs_ray.promises.service import Plan, Service
 from cacs_ray.promises.verdict import Outcome, Verdict
 from cacs_ray.schema import Column
 
-_TIMEOUT_S: Final = 20.0
 _SEED: Final = 20_260_501
-_CLOSED: Final = 1
-"""The service closed the connection without a word, which breaks nothing."""
+_REFUSED_SHARE: Final = 0.02
+"""Of the requests to a route that reads a body: to each pair that refuses them."""
+_TOGETHER: Final[dict[str, str]] = {
+    "answers": "routes by methods without a body",
+    "refuses": "routes by methods that they refuse",
+}
+"""Kinds of operations that are judged together, and what they are called."""
 
 
 def hostile(bench: Bench) -> Outcome:
     """Hand-made and generated hostile requests; the service lives and answers."""
     service = bench.plain()
-    count = bench.plan.count(10_000, least=300)
     verdicts = (
         _survived(service, "hand-made requests", lambda: _hand_made(service)),
         _survived(service, "hand-made bytes", lambda: _raw(service)),
-        _survived(
-            service, f"generated, seed {_SEED}", lambda: _generated(service, count)
-        ),
+        *_generated(service, bench.plan),
     )
     with fault_proxy(service.graph.url, Fault(share=0.1, status=500)) as spoilt:
         control = _survived(
@@ -65,13 +70,20 @@ def _survived(
     """Ask, then see whether the actors are the same and still answer."""
     before = {actor.pid: actor.name for actor in service.actors()}
     outcomes = ask()
+    said = statuses(outcomes)
     after = {actor.pid for actor in service.actors()}
     restarted = [name for pid, name in before.items() if pid not in after]
-    answer = httpx.get(f"{service.graph.url}/healthz", timeout=_TIMEOUT_S)
+    answer = httpx.get(f"{service.graph.url}/healthz", timeout=TIMEOUT_S)
     outcomes.append(("healthz afterwards", answer.status_code))
     if answer.status_code != httpx.codes.OK:
         restarted.append(f"healthz {answer.status_code}")
-    return judge_survival(check, outcomes, restarted=restarted)
+    return judge_survival(check, outcomes, restarted=restarted, note=said)
+
+
+def statuses(outcomes: Sequence[tuple[str, int]]) -> str:
+    """Return how often each status came, most often first."""
+    counts = Counter(status for _, status in outcomes)
+    return ", ".join(f"{status} x {num:,}" for status, num in counts.most_common())
 
 
 def _hand_made(service: Service, base: str | None = None) -> list[tuple[str, int]]:
@@ -89,59 +101,54 @@ def _raw(service: Service) -> list[tuple[str, int]]:
     return [(one.name, write_raw(host, port, one)) for one in cases]
 
 
-def _generated(service: Service, count: int) -> list[tuple[str, int]]:
-    described = httpx.get(f"{service.graph.url}/openapi.json", timeout=_TIMEOUT_S)
+def _generated(service: Service, plan: Plan) -> list[Verdict]:
+    """Send generated requests to every route by every method.
+
+    Each that reads a body gets the whole number by itself; those that answer without
+    one get it together; each of those that refuse gets its share of it.
+    """
+    described = httpx.get(f"{service.graph.url}/openapi.json", timeout=TIMEOUT_S)
+    fuzz = Fuzz(described.json(), _known(service), _SEED, service.admin_token)
+    groups: dict[str, list[Operation]] = {}
+    for one in fuzz.operations():
+        groups.setdefault(_TOGETHER.get(one.kind, f"{one}"), []).append(one)
+    sent, verdicts = Counter[str](), []
+    with Senders(service.graph.url) as senders:
+
+        def ask(operations: list[Operation], each: int) -> list[tuple[str, int]]:
+            for one in operations:
+                fuzz.send(one, senders.ask, each)
+            outcomes = senders.outcomes()
+            sent.update(f"{name}: {status}" for name, status in outcomes)
+            return outcomes
+
+        for name, operations in groups.items():
+            each = _each(operations, plan.count(10_000, least=50))
+            size = f", {len(operations)} x {each:,}" if len(operations) > 1 else ""
+            check = f"generated, {name}{size}, seed {_SEED}"
+            verdicts.append(_survived(service, check, partial(ask, operations, each)))
+    write_json(plan.out / "raw" / "hostile-generated.json", sent)
+    return verdicts
+
+
+def _each(operations: Sequence[Operation], count: int) -> int:
+    """Return how many requests each of some operations of one kind gets."""
+    if operations[0].kind == "refuses":
+        return math.ceil(_REFUSED_SHARE * count)
+    return math.ceil(count / len(operations))
+
+
+def _known(service: Service) -> dict[str, list[str]]:
+    """Return values that the service knows, by the names of properties."""
     asked = json.loads(service.bodies.body(0, "q"))["candidates"]
     ids = [one[Column.AD_ID] for one in asked]
     creatives = [name for one in asked[:5] for name in one[Column.CREATIVE_IDS]]
-    known = {
+    return {
         Column.AD_ID: ids,
+        "ad_ids": ids,
         Column.CREATIVE_IDS: creatives,
         Column.PINNED_CREATIVE_ID: creatives,
     }
-    send = sender(service.graph.url)
-    return fuzz(described.json(), known, send, count=count, seed=_SEED)
-
-
-def sender(base: str) -> Send:
-    """Return what sends requests to an address, over one connection while it lasts.
-
-    The standard library's client, because it sends what it is told: others mend or
-    refuse paths and headers.
-    """
-    where = urlsplit(base)
-    host, port = str(where.hostname), int(where.port or 80)
-    link = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
-
-    def send(request: HostileRequest) -> int:
-        for _ in range(2):  # once more when the service closed an idle connection
-            try:
-                return _exchange(link, request)
-            except TimeoutError:
-                link.close()
-                return NO_ANSWER
-            except (http.client.HTTPException, OSError):
-                link.close()
-        return _CLOSED
-
-    return send
-
-
-def _exchange(link: http.client.HTTPConnection, request: HostileRequest) -> int:
-    named = {name.lower() for name, _ in request.headers}
-    link.putrequest(
-        request.method,
-        request.path,
-        skip_host="host" in named,
-        skip_accept_encoding=True,
-    )
-    for name, value in request.headers:
-        link.putheader(name, value)
-    link.putheader("content-length", str(len(request.body)))
-    link.endheaders(request.body)
-    answer = link.getresponse()
-    answer.read()
-    return answer.status
 
 
 def write_raw(host: str, port: int, case: HostileBytes) -> int:
@@ -151,8 +158,8 @@ def write_raw(host: str, port: int, case: HostileBytes) -> int:
         The status; 1 when the connection was closed without one, or nothing was owed;
         0 when an answer was owed and did not come.
     """
-    deadline = time.monotonic() + _TIMEOUT_S
-    with socket.create_connection((host, port), timeout=_TIMEOUT_S) as link:
+    deadline = time.monotonic() + TIMEOUT_S
+    with socket.create_connection((host, port), timeout=TIMEOUT_S) as link:
         # The service may close while we write: its answer, if any, can still be read.
         with contextlib.suppress(OSError):
             for number, piece in enumerate(case.pieces):
@@ -167,9 +174,9 @@ def write_raw(host: str, port: int, case: HostileBytes) -> int:
         try:
             said = link.recv(64)
         except TimeoutError:
-            return NO_ANSWER if case.is_answer_owed else _CLOSED
+            return NO_ANSWER if case.is_answer_owed else CLOSED
         except OSError:
-            return _CLOSED
+            return CLOSED
     words = said.split()
     is_status = len(words) > 1 and words[0].startswith(b"HTTP/") and words[1].isdigit()
-    return int(words[1]) if is_status else _CLOSED
+    return int(words[1]) if is_status else CLOSED

@@ -1,7 +1,6 @@
 """The promise of swaps: releases change under load and nobody notices."""
 
 import json
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -108,22 +107,15 @@ def swap(bench: Bench) -> Outcome:
     root.mkdir(parents=True)
     shutil.copytree(plan.bundle, root / "first")
     write_broken(plan.bundle, root / "broken")
-    token, first = secrets.token_hex(16), _bundle_id(plan.bundle)
+    first = _bundle_id(plan.bundle)
     second = write_sibling(plan.bundle, root / "second")
-    token_file = plan.out / "admin-token"
-    token_file.touch(mode=0o600)
-    token_file.write_text(token)
-    args = {
-        "epsilon": 0.0,
-        "releases": str(root),
-        "admin_token_file": str(token_file),
-    }
+    args = {"epsilon": 0.0, "releases": str(root)}
     with serving(plan, "swaps", args=args) as service:
         bodies = bundle_bodies(plan.bundle, num_different=_NUM_BODIES)
         return _swapped(
             bench,
             service.with_bodies(bodies),
-            Swapper(service.graph.url, token),
+            Swapper(service.graph.url, service.admin_token),
             {"first": first, "second": second},
         )
 

@@ -24,7 +24,8 @@ from cacs_ray.promises.load import (
     measure_capacity,
     run_load,
 )
-from cacs_ray.promises.survival import sender, write_raw
+from cacs_ray.promises.senders import Senders, sender
+from cacs_ray.promises.survival import statuses, write_raw
 
 BODIES = json_bodies([{"candidates": []}, {"candidates": [1]}], "two")
 ANSWER = {"release": "r1", "is_fallback": False, "placements": [{"slot": 0}]}
@@ -203,3 +204,18 @@ def test_hostile_bytes_get_a_status_a_close_or_nothing(server):
     send = sender(server.url)
     assert send(HostileRequest("x", b"{}", path="/nothing")) == 404
     assert send(HostileRequest("x", b"not json")) == 500
+
+
+def test_requests_over_several_connections_all_come_back(server):
+    server.delay_s = 0.1
+    body = json.dumps({"request_id": "q"}).encode()
+    started = time.monotonic()
+    with Senders(server.url, num_connections=4) as senders:
+        for number in range(20):
+            senders.ask(HostileRequest(f"{number}", body))
+        senders.ask(HostileRequest("lost", path="/nothing"))
+        outcomes = senders.outcomes()
+    assert outcomes == [*((f"{number}", 200) for number in range(20)), ("lost", 404)]
+    assert statuses(outcomes) == "200 x 20, 404 x 1"
+    # Four at a time, not one after the other.
+    assert time.monotonic() - started < 20 * 0.1

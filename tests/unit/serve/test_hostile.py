@@ -7,10 +7,14 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from cacs_ray.promises.fuzz import METHODS, fuzz
+from cacs_ray.promises.fuzz import METHODS, Fuzz
 from cacs_ray.promises.hostile import HostileRequest, hostile_requests
 from cacs_ray.promises.hostile_envelopes import hostile_bytes, hostile_envelopes
 from cacs_ray.promises.judges import judge_survival
+from serve.admin import Admin
+from serve.board import Entry, ReleaseBoard
+from serve.clicks import Clicks
+from serve.decision_log import ClickLog
 from serve.http import create_http
 
 LISTED = [*hostile_requests("hat", "wool"), *hostile_envelopes("hat")]
@@ -26,21 +30,29 @@ ANSWERED = {
 
 
 @pytest.fixture
-def send(make_service):
-    """Return what sends one request to the application itself."""
-    http = create_http(make_service().gateway, allowed_hosts=("serve",))
+def make_send():
+    """Return what makes a sender of one request to an application itself."""
 
-    async def ask(case: HostileRequest):
-        transport = httpx.ASGITransport(http, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport) as client:
-            return await client.request(
-                case.method,
-                httpx.URL("http://serve", raw_path=case.path.encode()),
-                content=case.body,
-                headers=list(case.headers),
-            )
+    def make(http):
+        async def ask(case: HostileRequest):
+            transport = httpx.ASGITransport(http, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport) as client:
+                return await client.request(
+                    case.method,
+                    httpx.URL("http://serve", raw_path=case.path.encode()),
+                    content=case.body,
+                    headers=list(case.headers),
+                )
 
-    return lambda case: asyncio.run(ask(case))
+        return lambda case: asyncio.run(ask(case))
+
+    return make
+
+
+@pytest.fixture
+def send(make_service, make_send):
+    """Send one request to the application."""
+    return make_send(create_http(make_service().gateway, allowed_hosts=("serve",)))
 
 
 def test_the_list_is_long_and_names_every_case_once():
@@ -81,32 +93,76 @@ def test_most_of_the_list_is_refused(send):
     assert len(refused) > 0.6 * len(bodies)
 
 
-def test_generated_requests_crash_nothing_and_reach_every_route(send):
+KNOWN = {"ad_id": ["hat", "shoe"], "ad_ids": ["hat"], "creative_ids": ["wool"]}
+
+
+def fuzz_of(send, seed=7, token=""):
     openapi = send(HostileRequest("", method="GET", path="/openapi.json")).json()
-    known = {"ad_id": ["hat", "shoe"], "creative_ids": ["wool"]}
-    bodies = []
+    return Fuzz(openapi, KNOWN, seed, token)
+
+
+@pytest.fixture
+def whole(make_service, tmp_path):
+    """The application with all its routes, an operator's too."""
+    gateway = make_service(rules={"max_in_flight": 64}).gateway
+    clicks = Clicks(ClickLog(tmp_path / "clicks", gateway.metrics), gateway.metrics)
+    board = ReleaseBoard(tmp_path / "board")
+    board.begin(Entry(bundle_id="r1", path="tiny"), ("gateway",))
+    admin = Admin(board, tmp_path, "secret")
+    yield create_http(gateway, clicks=clicks, admin=admin)
+    clicks.close()
+
+
+def test_every_route_is_asked_by_every_method(whole, make_send):
+    fuzz = fuzz_of(make_send(whole))
+    operations = fuzz.operations()
+    assert {one.method for one in operations} == set(METHODS)
+    for route in whole.routes:
+        for method in getattr(route, "methods", None) or ():
+            (kind,) = {
+                one.kind
+                for one in operations
+                if one.method == method and route.path_regex.match(one.path)
+            }
+            assert kind != "refuses"
+    assert {f"{one}" for one in operations if one.kind == "reads a body"} == {
+        *("POST /v1/decide", "POST /v1/preview", "POST /v1/clicks"),
+        *("POST /admin/releases", "POST /page/ads"),
+    }
+
+
+def test_generated_requests_crash_nothing_and_get_past_the_first_refusal(
+    whole, make_send
+):
+    send = make_send(whole)
+    fuzz = fuzz_of(send, token="secret")
+    answered, bodies = {}, set()
 
     def kept(case):
-        bodies.append(case.body)
-        return send(case).status_code
+        bodies.add(case.body)
+        answered.setdefault(case.name, []).append(send(case).status_code)
 
-    outcomes = fuzz(openapi, known, kept, count=400, seed=7)
+    for one in fuzz.operations():
+        fuzz.send(one, kept, 40 if one.kind == "reads a body" else 2)
 
-    assert [one for one in outcomes if one[1] >= 500] == []
-    asked = {name.partition("?")[0] for name, _ in outcomes}
-    routes = {*openapi["paths"], "/", "/docs"}
-    assert {f"{method} {path}" for path in routes for method in METHODS} <= asked
-    # Proper ones are among them: the fuzz gets past the first refusal.
-    assert any(status == 200 and name.startswith("POST") for name, status in outcomes)
-    assert len(set(bodies)) > 200
+    assert max(max(statuses) for statuses in answered.values()) < 500
+    assert len(bodies) > 200
+    for one in fuzz.operations():
+        statuses = answered[f"{one}"]
+        assert len(statuses) == (40 if one.kind == "reads a body" else 2)
+        if one.kind == "reads a body":
+            # Parsed: neither an envelope nor a missing token is all that is met.
+            assert {200, 202, 404, 422} & set(statuses)
+        if one.kind == "refuses":
+            assert set(statuses) <= {404, 405}
+    assert 200 in answered["POST /v1/decide"]
 
 
 def test_the_same_seed_sends_the_same_requests(send):
-    openapi = send(HostileRequest("", method="GET", path="/openapi.json")).json()
-
     def sent(seed):
-        seen = []
-        fuzz(openapi, {}, lambda case: seen.append(case) or 200, count=60, seed=seed)
+        fuzz, seen = fuzz_of(send, seed), []
+        for one in fuzz.operations():
+            fuzz.send(one, seen.append, 2)
         return seen
 
     assert sent(1) == sent(1)
