@@ -147,6 +147,14 @@ def test_a_broken_stage_is_answered_in_time_and_named(change, failed):
     assert counts(verdict) == (failed, 5, failed == 0)
 
 
+@pytest.mark.parametrize(("latency_ms", "failed"), [(75.0, 0), (75.1, 5)])
+def test_a_short_deadline_allows_for_the_way_and_says_how_much(latency_ms, failed):
+    rows = shots(5, fallback="ranker_late", latency_ms=latency_ms)
+    verdict = judge_fallback("slow", rows, "ranker", deadline_ms=50, allowance_ms=25)
+    assert counts(verdict) == (failed, 5, failed == 0)
+    assert "50 + 25 ms" in verdict.limit
+
+
 @pytest.mark.parametrize(
     ("logged", "dropped", "failed"),
     [
