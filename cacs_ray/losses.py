@@ -34,8 +34,8 @@ def click_loss(
 
     Where a click has probability p, the weighted loss is least at
     :math:`\sigma(z) = p / (p + \omega (1 - p))`, whose log-odds are those of p less
-    :math:`\log \omega`: with the shift it is least at :math:`\sigma(s) = p`, so the
-    model's own output stays calibrated whatever the weight.
+    :math:`\log \omega`: with the shift it is least at :math:`\sigma(s) = p`, so a
+    model that can hold p is calibrated whatever the weight.
 
     Args:
         logits: before the sigmoid, position included.

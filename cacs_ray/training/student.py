@@ -59,7 +59,7 @@ class StudentConfig(Config):
     Worth trying where the log explored little and its propensities are known."""
     negative_weight: float = Field(default=1.0, gt=0, le=1)
     """What an impression without a click counts in the click loss, in training alone;
-    the loss makes up for it, so that the model stays calibrated."""
+    the loss moves its logits by the log, so that the level stays that of all rows."""
 
 
 @dataclass(frozen=True, slots=True)
