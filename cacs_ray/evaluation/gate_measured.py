@@ -34,6 +34,10 @@ class MeasuredRules(Config):
     max_p99_ms: float | None = Field(default=None, gt=0)
     """As `max_p50_ms`; not asked by default, for a machine that is busy for a moment
     is no reason to refuse a release."""
+    max_ready_s: float | None = Field(default=None, gt=0)
+    max_memory_mb: float | None = Field(default=None, gt=0)
+    """Seconds until the service is ready with the bundle, and what it then holds in
+    megabytes (10^6 bytes). None only tells them: the machine of the gate has a say."""
     min_slice_clicks: float = Field(default=30.0, gt=0)
     """A slice with fewer clicks says nothing and is not checked."""
     min_slice_calibration: float = Field(default=0.6, gt=0)
@@ -46,9 +50,9 @@ def judge_measured(measured: Mapping[str, Any], rules: MeasuredRules) -> list[Ch
     """Judge what was measured.
 
     Args:
-        measured: any of `replica` (`replica.try_release`), `slices`
-            (`slices.compare_slices`) and `counterfactual`
-            (`counterfactual.would_have_won`).
+        measured: any of `replica` (`replica.try_release`), `service`
+            (`served.try_service`), `slices` (`slices.compare_slices`) and
+            `counterfactual` (`counterfactual.would_have_won`).
         rules: thresholds.
 
     Returns:
@@ -57,6 +61,8 @@ def judge_measured(measured: Mapping[str, Any], rules: MeasuredRules) -> list[Ch
     checks: list[Check] = []
     if "replica" in measured:
         checks += _replica(measured["replica"], rules)
+    if "service" in measured:
+        checks += _service(measured["service"], rules)
     if "slices" in measured:
         checks += _slices(measured["slices"], rules)
     if "counterfactual" in measured:
@@ -69,10 +75,17 @@ def not_asked(measured: Mapping[str, Any]) -> list[str]:
 
     >>> not_asked({"counterfactual": {"status": "ok"}})
     []
+    >>> not_asked({"counterfactual": {"status": "ok"}, "replica": {"error": None}})
+    ['does it serve: not asked, no service was started with it']
     """
-    if "counterfactual" in measured:
-        return []
-    return ["would it have won: not asked, no decision log of the champion was named"]
+    notes = []
+    if "replica" in measured and "service" not in measured:
+        notes.append("does it serve: not asked, no service was started with it")
+    if "counterfactual" not in measured:
+        notes.append(
+            "would it have won: not asked, no decision log of the champion was named"
+        )
+    return notes
 
 
 def _replica(replica: Mapping[str, Any], rules: MeasuredRules) -> Iterator[Check]:
@@ -94,6 +107,26 @@ def _replica(replica: Mapping[str, Any], rules: MeasuredRules) -> Iterator[Check
         ratio = at(replica, "ratio", name, "low")
         reason = "surely slower than the champion on the same requests"
         yield at_most(f"latency_{name}_ratio", ratio, limit, reason)
+
+
+def _service(service: Mapping[str, Any], rules: MeasuredRules) -> Iterator[Check]:
+    """Yield whether the service answers as `decide()` does, and what it takes."""
+    error, rows = service.get("error"), service.get("rows")
+    reason = error or "no golden request was answered"
+    passed = error is None and is_number(rows) and rows > 0
+    yield check("serves_golden", rows, "> 0 golden rows", passed, reason)
+    if error is not None:
+        return
+    for name, most in (
+        ("ready_s", rules.max_ready_s),
+        ("memory_mb", rules.max_memory_mb),
+    ):
+        value = service.get(name)
+        if most is None:
+            reason = "it was not measured"
+            yield check(f"service_{name}", value, "any", is_number(value), reason)
+        else:
+            yield at_most(f"service_{name}", value, most, "it takes too much")
 
 
 def _slices(

@@ -79,7 +79,7 @@ def measure(paths: Sequence[str], rounds: int) -> dict[str, Any]:
     requests = [
         request
         for path, side in zip(paths, sides, strict=True)
-        for request in _requests(path, side)
+        for request in requests_of(path, side)
     ]
     times = interleaved(sides, requests, rounds)
     told = [_quantiles(one) for one in times]
@@ -153,7 +153,7 @@ def answer(predictor: Predictor, request: pa.Table) -> np.ndarray:
     return predictor.pctr(context, lists[np.arange(len(lists)), best])
 
 
-def _requests(path: str, predictor: Predictor) -> list[pa.Table]:
+def requests_of(path: str, predictor: Predictor) -> list[pa.Table]:
     """Return a bundle's golden requests, one table each."""
     table = read_requests(path, predictor)
     if not table.num_rows:

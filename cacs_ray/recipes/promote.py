@@ -13,6 +13,7 @@ from cacs_ray.evaluation.gate import GateRules, judge
 from cacs_ray.evaluation.model_card import CARD, version_description
 from cacs_ray.evaluation.replica import try_release
 from cacs_ray.evaluation.report import plain_report
+from cacs_ray.evaluation.served import try_service
 from cacs_ray.evaluation.slices import compare_slices
 from cacs_ray.manifest import read_manifest, verify_bundle
 from cacs_ray.recipes.counterfactual import ask_decisions
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
 TryRelease = Callable[[Path, Path | None], Mapping[str, Any]]
-"""Opens a challenger, and the champion beside it, as `replica.try_release`."""
+"""Opens a challenger, and the champion beside it, as `try_out`. Who promotes so often
+that the seconds count may leave `service` out: the verdict then notes it."""
 
 _MOST_TAGGED = 300
 
@@ -48,6 +50,23 @@ class Evidence:
                 source="--decisions",
                 rule="decisions_and_clicks",
             )
+
+
+def try_out(challenger: Path, champion: Path | None) -> dict[str, Any]:
+    """Open a challenger in a fresh process, then let the service itself answer with it.
+
+    Args:
+        challenger: directory of its bundle.
+        champion: directory of the bundle that is served now, None without one.
+
+    Returns:
+        `replica`, as of `replica.try_release`, and, of a bundle that opens, `service`,
+        as of `served.try_service`.
+    """
+    replica = try_release(challenger, champion)
+    if replica["error"] is not None:
+        return {"replica": replica}
+    return {"replica": replica, "service": try_service(challenger)}
 
 
 def promote_or_refuse(
@@ -95,7 +114,7 @@ def promote_bundle(
     evidence: Evidence | None = None,
     rules: GateRules | None = None,
     is_dry_run: bool = False,
-    try_it: TryRelease = try_release,
+    try_it: TryRelease = try_out,
 ) -> dict[str, Any]:
     """Judge a bundle against the champion and, if it passes, make it the champion.
 
@@ -110,7 +129,7 @@ def promote_bundle(
         evidence: what to ask beside the reports.
         rules: thresholds.
         is_dry_run: only judge; nothing is registered.
-        try_it: opens both bundles in a fresh process.
+        try_it: opens both bundles, as `try_out` does.
 
     Returns:
         The gate's verdict (`passed`, `reason`, `checks`, `notes`) with `is_promoted`,
@@ -129,7 +148,7 @@ def promote_bundle(
     work = root.parent / "gate"
     rival_bundle = None if rival is None else registry.fetch(rival, work / "bundles")
     reports, measured = _judged(root, registry, rival, rival_bundle, evidence)
-    measured["replica"] = try_it(root, rival_bundle)
+    measured |= try_it(root, rival_bundle)
     verdict = judge(*reports, rules, measured=measured)
     result = {
         **verdict,

@@ -2,17 +2,23 @@
 
 import json
 import shutil
+import socket
+from contextlib import suppress
+from datetime import UTC, datetime
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from cacs_ray.bundle import Predictor
+from cacs_ray.evaluation import served
 from cacs_ray.golden import write_golden
 from cacs_ray.manifest import read_manifest, write_manifest
 from cacs_ray.promises.siblings import write_sibling
 from cacs_ray.registry import PREVIOUS, Registry, model_name
 from jobs import promote
+from serve.release import load_release
 
 
 def champion(uri, bundle, alias="champion"):
@@ -51,6 +57,36 @@ def promise_too_much(root):
     calibration = json.loads(file.read_text())
     calibration["intercept"] += 1.0
     file.write_text(json.dumps(calibration))
+
+
+def forget_an_ad(bundle):
+    """Return a change that loses the vectors of an ad which no golden request asks for.
+
+    The bundle opens and gets its scores; the service's own request meets the hole.
+    """
+    release = load_release(bundle)
+    asked = release.golden_request(datetime.now(UTC)).candidates
+    golden = json.loads((bundle / "golden.json").read_text())["requests"]
+    lost = {one.ad_id for one in asked} - {one["ad_id"] for one in golden}
+    is_lost = release.catalogue.creative_ad_row == release.catalogue.ad_row([min(lost)])
+
+    def change(root):
+        file = root / "creative_vectors.safetensors"
+        vectors = load_file(file)
+        vectors["vectors"][is_lost] = np.nan
+        save_file(vectors, file)
+
+    return change
+
+
+def services():
+    """Return the processes of a service that this one has started."""
+    found = []
+    for one in psutil.Process().children():
+        # Of one that has ended there is no command line.
+        with suppress(psutil.Error):
+            found += [one] if "serve.alone" in one.cmdline() else []
+    return found
 
 
 def verdict_of(bundle):
@@ -98,7 +134,8 @@ def test_a_worse_bundle_never_gets_the_alias(walk, gate, tmp_path, change, check
 
     failed, kept = verdict_of(worse)
     assert check in failed
-    assert kept["measured"]["replica"]["error"] is None
+    for part in ("replica", "service"):
+        assert kept["measured"][part]["error"] is None
     assert champion(uri, bundle) == before
     assert champion(uri, bundle, "challenger") == read_manifest(worse)["bundle_id"]
 
@@ -120,6 +157,11 @@ def test_one_as_good_takes_over_and_goes_back(walk, gate, tmp_path, capsys):
     assert failed == set()
     assert kept["measured"]["replica"]["requests"] >= 400
     assert set(kept["measured"]["replica"]["ratio"]) == {"p50", "p99"}
+    service = kept["measured"]["service"]
+    assert service["rows"] == kept["measured"]["replica"]["golden"]
+    assert service["ready_s"] > 0
+    assert service["memory_mb"] > 50
+    assert services() == []
     assert champion(uri, bundle) == bundle_id
 
     assert put(bundle, "--rollback") == 0
@@ -139,3 +181,56 @@ def test_a_better_one_takes_over(walk, tmp_path):
     _, kept = verdict_of(better)
     assert kept["measured"]["slices"]["all"]["choice_lift"]["low"] > 0
     assert champion(uri, bundle) == read_manifest(bundle)["bundle_id"]
+
+
+def test_what_opens_but_cannot_serve_never_gets_the_alias(walk, tmp_path):
+    """The report is the walk's own and sound, and so are all golden requests."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    bundle = tmp_path / "hole" / "bundle"
+    bundle.parent.mkdir()
+    shutil.copy(walk / "run" / "report.json", bundle.parent)
+    whole = walk / "run" / "bundle"
+    changed(whole, bundle, forget_an_ad(whole))
+
+    assert promote.main(["--bundle", str(bundle), "--tracking-uri", uri, *RELAXED]) == 1
+
+    failed, kept = verdict_of(bundle)
+    assert "serves_golden" in failed
+    assert "opens_in_replica" not in failed
+    error = kept["measured"]["service"]["error"]
+    assert "the service was not ready after" in error
+    assert "selector_not_finite" in error
+    assert "is not finite" in error
+    assert champion(uri, bundle) is None
+    assert services() == []
+
+
+@pytest.fixture
+def taken_port(monkeypatch):
+    """Let the gate choose a port that another program holds."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(served, "free_port", lambda: other.getsockname()[1])
+        yield
+
+
+def test_a_service_that_ends_is_told_with_its_last_words(walk, taken_port):
+    told = served.try_service(walk / "run" / "bundle")
+    assert told["error"].startswith("the service ended with ")
+    assert "address already in use" in told["error"]
+    assert told["rows"] is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_the_service_ends_whatever_happens(walk, monkeypatch, error):
+    started = []
+
+    def interrupted(_):
+        started.extend(services())
+        raise error
+
+    monkeypatch.setattr(served, "golden_of", interrupted)
+    with pytest.raises(error):
+        served.try_service(walk / "run" / "bundle")
+    assert len(started) == 1
+    assert services() == []

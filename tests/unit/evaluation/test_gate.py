@@ -240,6 +240,7 @@ def answer(**changes):
 def measured(**parts):
     return {
         "replica": replica(),
+        "service": {"error": None, "rows": 32, "ready_s": 4.0, "memory_mb": 500.0},
         "slices": slices(),
         "counterfactual": answer(),
         **parts,

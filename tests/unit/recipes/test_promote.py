@@ -9,10 +9,9 @@ import pytest
 
 from cacs_ray.data.files import read_json
 from cacs_ray.errors import InputError
-from cacs_ray.evaluation.replica import try_release
 from cacs_ray.manifest import read_manifest, write_manifest
 from cacs_ray.recipes import counterfactual, promote
-from cacs_ray.recipes.promote import Evidence, roll_back
+from cacs_ray.recipes.promote import Evidence, roll_back, try_out
 from cacs_ray.registry import PREVIOUS, Registry
 from cacs_ray.tracking.store import open_client
 from jobs import promote as job
@@ -50,16 +49,18 @@ def report_of(lift):
 
 
 def opens(challenger, champion):
-    """Stand in for the fresh process: these bundles hold no models."""
+    """Stand in for fresh process and service: these bundles hold no models."""
     side = {"p50_ms": 1.0, "p99_ms": 2.0}
     ratio = champion and {"p50": {"low": 0.9}, "p99": {"low": 0.5}}
-    return {
+    replica = {
         "error": None,
         "golden": 4,
         "challenger": side,
         "champion": champion and side,
         "ratio": ratio,
     }
+    service = {"error": None, "rows": 4, "ready_s": 1.0, "memory_mb": 200.0}
+    return {"replica": replica, "service": service}
 
 
 promote_bundle = partial(promote.promote_bundle, try_it=opens)
@@ -161,7 +162,8 @@ def test_what_does_not_open_in_a_fresh_process_never_gets_the_alias(
     good = promote_bundle(make_bundle("good", lift=0.1), tracking_uri=mlflow_uri)
 
     def breaks(challenger, champion):
-        return {"error": "golden requests get other scores", "golden": None}
+        replica = {"error": "golden requests get other scores", "golden": None}
+        return {"replica": replica}
 
     better = make_bundle("better", lift=0.3)
     verdict = promote.promote_bundle(better, tracking_uri=mlflow_uri, try_it=breaks)
@@ -339,8 +341,23 @@ def test_there_is_nothing_to_go_back_to_in_an_unknown_model(promoted):
 
 
 def test_a_fresh_process_says_why_a_bundle_does_not_open(make_bundle):
-    told = try_release(make_bundle("a", lift=0.1))
-    assert "spec.json" in told["error"]
+    told = try_out(make_bundle("a", lift=0.1), None)
+    assert "spec.json" in told["replica"]["error"]
+    assert "service" not in told
+
+
+def test_a_bundle_that_opens_must_also_serve(monkeypatch, mlflow_uri, make_bundle):
+    monkeypatch.setattr(promote, "try_release", lambda *_: opens(None, None)["replica"])
+    broken = {"error": "the service ended with 1; it said: no creatives"}
+    monkeypatch.setattr(promote, "try_service", lambda _: broken)
+
+    verdict = promote.promote_bundle(
+        make_bundle("a", lift=0.1), tracking_uri=mlflow_uri
+    )
+
+    assert not verdict["is_promoted"]
+    assert "serves_golden: the service ended with 1" in verdict["reason"]
+    assert champion(mlflow_uri) is None
 
 
 def test_decisions_without_clicks_are_half_a_question():
