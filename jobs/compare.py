@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="id or name in MLflow of a cycle, sweep or study; the first one is what "
-        "the others are compared with",
+        help="id or name in MLflow of a cycle, sweep, study or live run; the first one "
+        "is what the others are compared with",
     )
     parser.add_argument("--out", metavar="DIR", help="compare.html and compare.json")
     add_tracking_uri(parser)

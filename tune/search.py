@@ -241,17 +241,27 @@ def conclude(
     }
     table = [{"loss": t.loss, **t.values} for t in ranked]
     write_json(out / "sweep.json", {**summary, "leaderboard": table})
-    run.metrics(
-        {
-            "summary/best_click_loss": best.loss,
-            "summary/default_click_loss": default.loss,
-            "summary/test_gain_nats": test["gain_nats"]["value"],
-        }
-    )
+    run.metrics(summary_metrics(summary))
     run.tags({f"best.{name}": value for name, value in best.values.items()})
     show_trials(run, search, outcome_note(summary))
     run.artifact(out / "sweep.json")
     return summary
+
+
+def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a sweep's own run tells of its outcome.
+
+    Bounds stand beside their figure as `_low` and `_high`, by which `jobs.compare`
+    knows them.
+    """
+    loss, gain = summary[METRIC], summary["test"]["gain_nats"]
+    return {
+        "summary/best_click_loss": loss["best"],
+        "summary/default_click_loss": loss["default"],
+        "summary/test_gain_nats": gain["value"],
+        "summary/test_gain_nats_low": gain["low"],
+        "summary/test_gain_nats_high": gain["high"],
+    }
 
 
 def show_trials(run: Run, search: Search, note: str) -> None:

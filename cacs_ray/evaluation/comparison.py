@@ -26,6 +26,19 @@ METRICS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Title -> path in report.json; a plain number there has no interval."""
 
+LOOP_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
+    "true CTR": ("true_ctr",),
+    "RPM": ("rpm",),
+    "regret": ("regret",),
+    "gain": ("gain",),
+    "true CTR less greedy": ("true_ctr", "less"),
+    "RPM less greedy": ("rpm", "less"),
+}
+"""Title -> path in an arm of live.json; intervals are over seeds. Regret is the share
+of the oracle's clicks that is missed, gain 0 for random and 1 for best choices."""
+_ORACLE: Final = "oracle"
+_LOW, _HIGH = "_low", "_high"
+
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
@@ -38,6 +51,8 @@ class ComparedRun:
     metrics: Mapping[str, float]
     report: Mapping[str, Any] | None = None
     """report.json of a cycle."""
+    live: Mapping[str, Any] | None = None
+    """live.json of closed loops."""
     cost: Mapping[str, float] = field(default_factory=dict)
     """Seconds, rows per second and memory by name."""
 
@@ -51,15 +66,16 @@ def compare_runs(runs: Sequence[ComparedRun]) -> Figures:
     Returns:
         `runs` (id, name, status), `params` (name -> values in order of the runs, None
         where one has none; those that differ), `metrics` (title -> `value`, `low`,
-        `high` of each run, None where there is none; those of reports first, then
-        the `summary/` and `test/` ones of MLflow), `paired` (one per further run, as
+        `high` of each run, None where there is none; those of reports first, then of
+        the arms of closed loops, then the `summary/` and `test/` ones of MLflow, with
+        what is called `_low` and `_high` as bounds), `paired` (one per further run, as
         `paired.compare_paired`), `cost` (name -> value of each run).
     """
     sums = [(run.report or {}).get("paired") or {} for run in runs]
     return {
         "runs": [{"id": r.id, "name": r.name, "status": r.status} for r in runs],
         "params": _differing(runs),
-        "metrics": {**_reported(runs), **_logged(runs)},
+        "metrics": {**_reported(runs), **_looped(runs), **_logged(runs)},
         "paired": [compare_paired(sums[0], other) for other in sums[1:]],
         "cost": _side_by_side([run.cost for run in runs]),
     }
@@ -98,14 +114,48 @@ def _figure(value: object) -> Figures | None:
     return {"value": value, "low": None, "high": None} if is_number(value) else None
 
 
+def _looped(runs: Sequence[ComparedRun]) -> dict[str, list[Figures | None]]:
+    """Return the figures of every arm that at least one run has played."""
+    return _side_by_side([_of_arms(run.live or {}) for run in runs])
+
+
+def _of_arms(live: Mapping[str, Any]) -> Figures:
+    """Return the figures of every arm by title; that the oracle is above is no news."""
+    found = {
+        f"{arm}: {title}": _figure(at(figures, *path))
+        for arm, figures in (live.get("arms") or {}).items()
+        for title, path in LOOP_METRICS.items()
+        if not (arm == _ORACLE and "less" in path)
+    }
+    return {title: one for title, one in found.items() if one is not None}
+
+
 def _logged(runs: Sequence[ComparedRun]) -> dict[str, list[Figures | None]]:
     """Return what MLflow alone knows: a sweep's or study's outcome."""
     parts = [
-        {
-            name: _figure(value)
-            for name, value in run.metrics.items()
-            if name.startswith(("summary/", "test/")) and run.report is None
-        }
+        _with_bounds(
+            {
+                name: value
+                for name, value in run.metrics.items()
+                if name.startswith(("summary/", "test/")) and run.report is None
+            }
+        )
         for run in runs
     ]
     return _side_by_side(parts)
+
+
+def _with_bounds(metrics: Mapping[str, float]) -> dict[str, Figures | None]:
+    """Make one figure of a metric and its bounds; bounds without it stay alone."""
+    bounds = {f"{name}{end}" for name in metrics for end in (_LOW, _HIGH)}
+    return {
+        name: _figure(
+            {
+                "value": value,
+                "low": metrics.get(f"{name}{_LOW}"),
+                "high": metrics.get(f"{name}{_HIGH}"),
+            }
+        )
+        for name, value in metrics.items()
+        if name not in bounds
+    }

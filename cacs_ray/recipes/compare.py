@@ -17,7 +17,8 @@ from cacs_ray.recipes.stages import PEAK_MEMORY, WALL
 from cacs_ray.tracking.runs import KeptRun, RunReader
 from cacs_ray.tracking.store import default_uri
 
-_REPORT = "report.json"
+_REPORT, _LIVE = "report.json", "live.json"
+_SMALL, _FINE = 0.01, "{:.6f}"
 
 
 def compare(
@@ -55,7 +56,7 @@ def compare(
 
 
 def compared_run(reader: RunReader, run: KeptRun) -> ComparedRun:
-    """Return a run with its report and its cost."""
+    """Return a run with its report, or the arms of its closed loops, and its cost."""
     return ComparedRun(
         id=run.id,
         name=run.name,
@@ -63,6 +64,7 @@ def compared_run(reader: RunReader, run: KeptRun) -> ComparedRun:
         params=run.params,
         metrics=run.metrics,
         report=reader.artifact(run, _REPORT),
+        live=reader.artifact(run, _LIVE),
         cost=run_cost(run),
     )
 
@@ -144,10 +146,11 @@ def _cell(value: object) -> str:
         parts = [value[name] for name in ("value", "low", "high")]
         if parts[0] is None:
             return "-"
-        told = figure(parts[0])
+        # A gain of less than a millinat would be rounded away beside its bounds.
+        say = _FINE.format if abs(parts[0]) < _SMALL else figure
         if None in parts:
-            return told
-        return f"{told} \\[{figure(parts[1])}, {figure(parts[2])}]"
+            return say(parts[0])
+        return f"{say(parts[0])} \\[{say(parts[1])}, {say(parts[2])}]"
     if isinstance(value, int | float):
         return figure(value)
     return "-" if value is None else escape(str(value))

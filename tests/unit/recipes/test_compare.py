@@ -87,7 +87,7 @@ def test_other_windows_are_not_compared_in_silence(mlflow_uri, keep_cycle, tmp_p
 
 
 def test_a_sweep_shows_its_outcome_and_its_trials_together(
-    mlflow_uri, keep_cycle, tmp_path
+    mlflow_uri, keep_cycle, tmp_path, capsys
 ):
     keep_cycle("cycle", 0.01, report_of(0))
     with (
@@ -98,12 +98,63 @@ def test_a_sweep_shows_its_outcome_and_its_trials_together(
             with run.child(f"trial-{number}", {"stage": "trial"}):
                 pass
         run.metrics({"summary/best_click_loss": 0.25})
+        run.metrics({"summary/test_gain_nats": 0.002})
+        run.metrics({"summary/test_gain_nats_low": 0.001})
+        run.metrics({"summary/test_gain_nats_high": 0.004})
     line = compare(["sweep", "cycle"], mlflow_uri, tmp_path / "out")
     compared = json.loads((tmp_path / "out" / "compare.json").read_text())
     best = compared["metrics"]["summary/best_click_loss"]
     assert (best[0]["value"], best[1]) == (0.25, None)
+    gain = {"value": 0.002, "low": 0.001, "high": 0.004}
+    assert compared["metrics"]["summary/test_gain_nats"] == [gain, None]
+    assert not [name for name in compared["metrics"] if name.endswith(("low", "high"))]
+    assert "0.002000 [0.001000, 0.004000]" in " ".join(capsys.readouterr().err.split())
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "0.001000 to 0.004000" in page
     assert compared["cost"]["trials"] == [3, None]
     assert line["paired"][0]["status"] == "no sums"
+
+
+def loops(rpm, **arms):
+    """Return what matters here of live.json; greedy is the yardstick of its arms."""
+    names = ("true_ctr", "rpm", "regret", "gain")
+    figures = {name: around(0.5, 0.1) for name in names}
+    less = {name: {**figures[name], "less": around(0.1, 0.05)} for name in names}
+    return {
+        "arms": {"greedy": {**figures, "rpm": around(rpm, 1)}, **arms, "epsilon": less}
+    }
+
+
+def around(value, half):
+    return {"value": value, "low": value - half, "high": value + half, "seeds": 3}
+
+
+def test_closed_loops_are_compared_arm_by_arm(mlflow_uri, tmp_path, capsys):
+    oracle = {"true_ctr": {**around(0.9, 0.1), "less": around(0.4, 0.1)}}
+    for name, live in (("one", loops(20.0)), ("other", loops(30.0, oracle=oracle))):
+        path = tmp_path / name / "live.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(live))
+        with (
+            Tracker.open(mlflow_uri, "live", tmp_path / name / "spool") as tracker,
+            tracker.run(name, tags={"stage": "live"}) as run,
+        ):
+            run.artifact(path)
+
+    compare(["one", "other"], mlflow_uri, tmp_path / "out")
+
+    metrics = json.loads((tmp_path / "out" / "compare.json").read_text())["metrics"]
+    rpm = [{"value": v, "low": v - 1, "high": v + 1} for v in (20.0, 30.0)]
+    assert metrics["greedy: RPM"] == rpm
+    for figure in ("true CTR", "RPM", "regret", "gain", "RPM less greedy"):
+        assert [one["low"] for one in metrics[f"epsilon: {figure}"]] == [
+            0.05 if "less" in figure else 0.4
+        ] * 2
+    assert metrics["oracle: true CTR"][0] is None
+    assert "oracle: true CTR less greedy" not in metrics
+    assert "greedy: RPM less greedy" not in metrics
+    assert "30 [29, 31]" in capsys.readouterr().err
+    assert "29.0000 to 31.0000" in (tmp_path / "out" / "compare.html").read_text()
 
 
 def test_a_name_that_is_not_there_or_not_alone_is_refused(

@@ -17,6 +17,7 @@ from tune.search import (
     outcome_note,
     run_search,
     search_parser,
+    summary_metrics,
     sweep_settings,
 )
 from tune.sweep import SweepSettings
@@ -98,6 +99,14 @@ def test_an_epoch_of_a_small_log_has_the_steps_of_all_its_passes(monkeypatch):
 
     # 3 steps see every row once; the third pass is the one that makes 7 steps.
     assert (settings.max_epochs, settings.steps_per_epoch) == (3, 3 * 3)
+
+
+def test_the_gain_is_told_with_its_bounds():
+    gain = {"value": 0.001, "low": -0.0005, "high": 0.002}
+    loss = {"best": 0.5, "default": 0.75}
+    told = summary_metrics({"validation/click_loss": loss, "test": {"gain_nats": gain}})
+    bounds = {f"summary/test_gain_nats{end}" for end in ("", "_low", "_high")}
+    assert [told[name] for name in sorted(bounds)] == [0.001, 0.002, -0.0005]
 
 
 @pytest.mark.parametrize(
