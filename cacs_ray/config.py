@@ -1,6 +1,7 @@
 """Configuration: frozen, documented, and refusing what it does not know."""
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -8,6 +9,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from cacs_ray.errors import InputError
+
+_MISSING = object()
 
 
 class Config(BaseModel):
@@ -68,6 +71,30 @@ def parse_changes(changes: Sequence[str]) -> dict[str, str | float | bool]:
             )
         parsed[key] = value
     return parsed
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """Say which fields of two nested mappings of JSON values differ, with both values.
+
+    >>> differences({"loop": {"seed": 0}, "rows": 5}, {"loop": {"seed": 1}, "rows": 5})
+    ['loop.seed was 0, now 1']
+    >>> differences({"dim": 8}, {"dim": 8, "kind": "fixed"})
+    ['kind was not there, now "fixed"']
+    """
+    found = []
+    for name in dict.fromkeys([*before, *now]):
+        was, is_now = (side.get(name, _MISSING) for side in (before, now))
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            found += differences(was, is_now, f"{prefix}{name}.")
+        elif was != is_now:
+            found.append(f"{prefix}{name} was {_said(was)}, now {_said(is_now)}")
+    return found
+
+
+def _said(value: object) -> str:
+    return "not there" if value is _MISSING else json.dumps(value)
 
 
 def _set_field(tree: dict[str, Any], dotted: str, value: object, source: str) -> None:

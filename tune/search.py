@@ -21,7 +21,6 @@ from cacs_ray.command import add_changes, add_tracking_uri, job_parser
 from cacs_ray.config import Config, parse_changes
 from cacs_ray.data.dataset import read_dataset
 from cacs_ray.data.files import read_json, write_json
-from cacs_ray.errors import InputError
 from cacs_ray.features.batch import EncodedLog
 from cacs_ray.features.store import open_encoded
 from cacs_ray.recipes.config import RECIPES, run_config
@@ -31,6 +30,7 @@ from cacs_ray.tracking.client import Run, Tracker, flatten
 from cacs_ray.tracking.views import LINK, spaced, trials_view
 from cacs_ray.training.reporter import PlainReporter, TuneReporter
 from cacs_ray.training.stage import RESULT, Stage, train_here
+from tune.begun import asked_for, keep_settings, refuse_another
 from tune.judge import Judgement, compare
 from tune.sweep import SweepSettings, TrialRuns, Values, run_sweep, trial_id
 
@@ -131,9 +131,15 @@ def run_search(
         args: of `search_parser`.
         name: what is searched, as in `tune.<name>`.
         prepare: runs the stages of a validated cycle that all trials share.
+
+    Raises:
+        InputError: the sweep in `--out` was begun with another command.
     """
     config = run_config(args.recipe).override(parse_changes(args.set))
     dataset, out = read_dataset(args.logs), Path(args.out).absolute()
+    asked = asked_for(args, name, dataset)
+    # Before anything of the sweep is touched, its run in MLflow too.
+    refuse_another(out, asked, config)
     with start_ray():
         cycle = Cycle(dataset, Path(args.work).absolute(), config)
         cycle.validate()
@@ -152,7 +158,7 @@ def run_search(
             cycle.report_to(run)
             search = prepare(cycle)
             settings = sweep_settings(args, search)
-            keep_settings(settings, out)
+            keep_settings(settings, out, asked)
             show_trials(run, search, "Under way.")
             run.params({"sweep": settings.model_dump(), "space": _texts(search.space)})
             with TrialRuns.reporting_to(tracker, run):
@@ -181,21 +187,6 @@ def sweep_settings(args: argparse.Namespace, search: Search) -> SweepSettings:
         # a shorter epoch would stop every trial before it has saved its model.
         steps_per_epoch=loop.steps_per_epoch(num_rows),
     )
-
-
-def keep_settings(settings: SweepSettings, out: Path) -> None:
-    """Keep the settings of a new sweep; refuse to resume it with others."""
-    file = out / "settings.json"
-    now = settings.model_dump()
-    if file.is_file() and (kept := read_json(file)) != now:
-        changed = sorted(name for name in now if kept.get(name) != now[name])
-        raise InputError(
-            f"the sweep here was started with other settings: {', '.join(changed)}; "
-            "repeat them, or choose another --out",
-            source=str(file),
-            rule="same_sweep",
-        )
-    write_json(file, now)
 
 
 def default_values(config: Config, space: Space) -> Values:

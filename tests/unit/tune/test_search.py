@@ -11,9 +11,9 @@ from cacs_ray.tracking.client import NullTracker
 from tests.contracts.sources import ROOT
 from tests.synthetic_log import loop_config
 from tune import ranker, search, student
+from tune.begun import keep_settings
 from tune.search import (
     default_values,
-    keep_settings,
     outcome_note,
     run_search,
     search_parser,
@@ -63,30 +63,115 @@ def test_the_page_names_every_searched_field(name):
 def test_a_sweep_is_not_resumed_with_other_settings(tmp_path, settings):
     keep_settings(settings, tmp_path)
     keep_settings(settings, tmp_path)
-    with pytest.raises(InputError, match="num_trials"):
+    with pytest.raises(InputError, match="num_trials was 4, now 5"):
         keep_settings(settings.override({"num_trials": 5}), tmp_path)
 
 
-def test_a_sweep_begins_with_its_whole_recipe(monkeypatch, tmp_path):
-    records, shared = [], Namespace(validate=lambda: None, report_to=lambda _: None)
+@pytest.fixture
+def records(monkeypatch, tmp_path):
+    """What MLflow is told by sweeps whose shared stages cost nothing."""
+    told, shared = [], Namespace(validate=lambda: None, report_to=lambda _: None)
     monkeypatch.setattr(search, "start_ray", nullcontext)
-    monkeypatch.setattr(search, "read_dataset", lambda _: Namespace(root=tmp_path))
+    monkeypatch.setattr(
+        search,
+        "read_dataset",
+        lambda logs: Namespace(root=tmp_path / logs, digest=f"digest of {logs}"),
+    )
     monkeypatch.setattr(search, "Cycle", lambda *_: shared)
-    monkeypatch.setattr(search.Tracker, "open", lambda *_: NullTracker(records.append))
-    arguments = ["--logs", "x", "--work", "x", "--out", str(tmp_path)]
-    changes = ["--recipe", "smoke", "--set", "teacher.loop.num_epochs=7"]
-    options = search_parser(None, "student").parse_args([*arguments, *changes])
+    monkeypatch.setattr(search.Tracker, "open", lambda *_: NullTracker(told.append))
+    return told
 
-    def stop(_):
-        raise KeyboardInterrupt
 
+ARGUMENTS = ["--logs", "market", "--work", "run", "--recipe", "smoke", "--set"]
+ARGUMENTS += ["teacher.loop.num_epochs=7"]
+
+
+def begin(tmp_path, changes=(), stop_at="prepare", name="student"):
+    """Begin a sweep, or go on with it, and stop before or at its first trial."""
+    options = search_parser(None, name).parse_args(
+        [*ARGUMENTS, *changes, "--out", str(tmp_path / "sweep")]
+    )
+    base = Namespace(loop=loop_config(), inputs=Namespace(encoded_dir=""))
+    config = getattr(run_config("smoke"), name)
+
+    def prepare(_):
+        if stop_at == "prepare":
+            raise KeyboardInterrupt
+        return Namespace(base=base, config=config, space=SEARCHES[name])
+
+    run_search(options, name, prepare)
+
+
+def test_a_sweep_begins_with_its_whole_recipe(records, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_search(options, "student", stop)
+        begin(tmp_path)
 
     assert records[0]["tags"]["recipe"] == "smoke"
     (params,) = [one["params"] for one in records if one["op"] == "log"]
     assert params["teacher.loop.num_epochs"] == "7"
     assert params["student.loop.batch_size"] == "512"
+
+
+@pytest.fixture
+def begun(monkeypatch, records, tmp_path):
+    """A sweep that was killed in its first trial; its files."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "run_sweep", killed)
+    monkeypatch.setattr(search, "open_encoded", lambda *_: range(150))
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path, stop_at="trial")
+    records.clear()
+    return lambda: {
+        file.name: file.read_bytes() for file in (tmp_path / "sweep").glob("*.json")
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["--set", "student.temperature=3"], r"student\.temperature was .*, now 3"),
+        (["--set", "teacher.loop.num_epochs=8"], "num_epochs was 7, now 8"),
+        (["--recipe", "small"], '--recipe was "smoke", now "small"'),
+        (["--logs", "other"], '--logs was ".*market", now ".*other"'),
+        (["--work", "other"], '--work was ".*run", now ".*other"'),
+        (["--trials", "5"], "--trials was 24, now 5"),
+    ],
+)
+def test_another_command_does_not_resume_a_sweep(
+    begun, records, tmp_path, changes, told
+):
+    before = begun()
+    with pytest.raises(InputError, match=told) as caught:
+        begin(tmp_path, changes, stop_at="trial")
+    assert caught.value.rule == "same_sweep"
+    assert begun() == before
+    assert records == []
+
+
+def test_other_data_at_the_same_place_do_not_resume_a_sweep(
+    begun, monkeypatch, tmp_path
+):
+    grown = Namespace(root=tmp_path / "market", digest="another")
+    monkeypatch.setattr(search, "read_dataset", lambda _: grown)
+    with pytest.raises(InputError, match=r'digest of --logs was .*, now "another"'):
+        begin(tmp_path, stop_at="trial")
+
+
+def test_the_same_command_goes_on(begun, records, tmp_path):
+    before = begun()
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path, stop_at="trial")
+    assert begun() == before
+    assert records
+
+
+def test_what_stopped_before_its_first_trial_may_be_begun_otherwise(records, tmp_path):
+    for changes in ([], ["--recipe", "small"]):
+        with pytest.raises(KeyboardInterrupt):
+            begin(tmp_path, changes)
 
 
 def test_an_epoch_of_a_small_log_has_the_steps_of_all_its_passes(monkeypatch):
