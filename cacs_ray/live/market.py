@@ -26,13 +26,14 @@ from cacs_ray.simulation.export import TRUTH, write_market
 from cacs_ray.simulation.market import Market
 from cacs_ray.simulation.observed import declared_features
 from cacs_ray.simulation.recipes import MarketRecipe
-from cacs_ray.study.kept import claim, kept
+from cacs_ray.study.kept import claim, kept, refuse_other
 
 log = logging.getLogger(__name__)
 
 IMPRESSIONS: Final = "impressions"
 LAST_TRAINED: Final = "bundle"
 """The stage that a retraining ends with; the gate judges by itself."""
+_CLAIM: Final = "seed.json"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ class LiveSeed:
         first = self.recipe.traffic.num_days
         return range(first, first + self.recipe.traffic.num_later_days)
 
-    @cached_property
-    def market(self) -> Market:
-        """The truth, drawn when it is first asked for.
+    def refuse_other_settings(self) -> None:
+        """Refuse to go on with other settings before anything is written.
 
         Raises:
             InputError: the seed was begun with other settings, or the recipe has
@@ -67,16 +67,29 @@ class LiveSeed:
                 source="--recipe",
                 rule="no_pictures",
             )
-        made_from = {
-            "cycle": self.config.model_dump(mode="json"),
-            "market": self.recipe.model_dump(mode="json"),
-        }
-        claim(self.root / "seed.json", made_from, str(self.root))
+        refuse_other(self.root / _CLAIM, self._made_from, str(self.root))
+
+    @cached_property
+    def market(self) -> Market:
+        """The truth, drawn when it is first asked for.
+
+        Raises:
+            InputError: as `refuse_other_settings`.
+        """
+        self.refuse_other_settings()
+        claim(self.root / _CLAIM, self._made_from, str(self.root))
         place = self.root / "market"
         if not (place / TRUTH).is_dir():
             log.info("seed %d: simulating", self.seed)
             write_market(self.recipe, place, seed=self.seed)
         return Market.load(place / TRUTH)
+
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        return {
+            "cycle": self.config.model_dump(mode="json"),
+            "market": self.recipe.model_dump(mode="json"),
+        }
 
     def begin_log(self, place: Path) -> None:
         """Start a dataset with the first log, unless it stands there."""

@@ -58,6 +58,9 @@ def run_live(
     parts = {"config": config, "market": market, "cycle": cycle}
     made_from = {n: part.model_dump(mode="json") for n, part in parts.items()}
     seeds = [_seed(root, cycle, market, seed) for seed in config.seeds]
+    # What is refused leaves the files and the run of the earlier call as they are.
+    for one in seeds:
+        one.refuse_other_settings()
     is_new = not (root / "live.key").is_file()
     with (
         start_ray(),

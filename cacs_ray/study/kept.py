@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cacs_ray import __version__
+from cacs_ray.config import differences
 from cacs_ray.data.files import read_json, write_json
 from cacs_ray.errors import InputError
+
+_MOST_TOLD: Final = 3
 
 
 def kept(path: Path, made_from: Mapping[str, Any], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - any JSON value
@@ -34,18 +37,29 @@ def claim(path: Path, made_from: Mapping[str, Any], source: str) -> None:
     Raises:
         InputError: the directory was made from something else.
     """
-    if is_kept(path, made_from):
+    refuse_other(path, made_from, source)
+    if not path.is_file():
+        write_json(path, {"made_from": _whole(made_from)})
+
+
+def refuse_other(path: Path, made_from: Mapping[str, Any], source: str) -> None:
+    """Do what `claim` does, but write nothing.
+
+    Raises:
+        InputError: the directory was made from something else; fields are named with
+            both values.
+    """
+    if not path.is_file():
         return
-    if path.is_file():
-        before, now = read_json(path)["made_from"], _whole(made_from)
-        changed = sorted(name for name in now if before.get(name) != now[name])
+    found = differences(read_json(path)["made_from"], _whole(made_from))
+    if found:
+        more = f" and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
         raise InputError(
-            f"was made with other settings ({', '.join(changed)}); repeat them, or "
-            "choose another --out",
+            f"was made with other settings ({'; '.join(found[:_MOST_TOLD])}{more}); "
+            "repeat them, or choose another --out",
             source=source,
             rule="same_study",
         )
-    write_json(path, {"made_from": _whole(made_from)})
 
 
 def _whole(made_from: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,8 +64,8 @@ def run_study(
         The headline for the job's last line.
 
     Raises:
-        InputError: there is no such variant, or the source `logs` and its dataset
-            are not given together.
+        InputError: there is no such variant, the source `logs` and its dataset are
+            not given together, or `out` was begun with other settings.
     """
     if ("logs" in config.sources) != (logs is not None):
         raise InputError(
@@ -84,6 +84,9 @@ def run_study(
         for source in config.sources
         for seed in config.seeds
     ]
+    # What is refused leaves the files and the run of the earlier call as they are.
+    for unit in units:
+        unit.refuse_other_settings()
     results: dict[str, dict[int, dict[str, Any]]] = {}
     with (
         start_ray(),

@@ -25,7 +25,7 @@ from cacs_ray.simulation.export import write_market
 from cacs_ray.simulation.recipes import MarketRecipe
 from cacs_ray.study.cascade import cascade_figures
 from cacs_ray.study.figures import Figures, chosen_calibration, policy_figures
-from cacs_ray.study.kept import claim, kept
+from cacs_ray.study.kept import claim, kept, refuse_other
 from cacs_ray.study.plan import SourceName
 from cacs_ray.study.rankers import RankerInputs
 from cacs_ray.study.variant import SharedInputs
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 BASELINES = ("random", "popular", "thompson", "teacher")
 """Policies that no variant of the selector changes."""
+_CLAIM = "unit.json"
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,21 @@ class Unit:
             "logs": None if self.logs is None else self.dataset.digest,
         }
 
+    def refuse_other_settings(self) -> None:
+        """Refuse to go on with other settings before anything is written.
+
+        Raises:
+            InputError: the unit was begun with other settings.
+        """
+        refuse_other(self.root / _CLAIM, self._made_from, str(self.root))
+
     def prepare(self, run: Run) -> tuple[SharedInputs, RankerInputs]:
         """Run the cycle of the full method and keep what the variants share.
 
         Raises:
             InputError: the unit was begun with other settings.
         """
-        claim(self.root / "unit.json", self._made_from, str(self.root))
+        claim(self.root / _CLAIM, self._made_from, str(self.root))
         cycle = self.cycle
         cycle.validate()
         cycle.report_to(run)

@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from cacs_ray.tracking.store import open_client
 from jobs import live
 
 ARMS = ("greedy", "epsilon")
@@ -104,3 +105,22 @@ def test_a_comparison_that_goes_on_plays_nothing_again(done):
     assert live.main(done[1]) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert (done[0] / "live.json").read_bytes() == first
+
+
+def test_other_settings_are_refused_and_change_nothing(done, capsys):
+    files = [done[0] / name for name in ("config.json", "live.json", "live.key")]
+    before = [file.read_bytes() for file in files]
+    # A seed that was not played yet comes first: it must not be begun either.
+    other = ["--seeds", "1", "0", "--set", "teacher.loop.num_epochs=2"]
+    assert live.main([*done[1], *other]) == 1
+    error = capsys.readouterr().err
+    assert "cycle.teacher.loop.num_epochs was 1, now 2" in error
+    assert "[same_study]" in error
+    assert [file.read_bytes() for file in files] == before
+    assert not (done[0] / "seeds" / "seed1").exists()
+    client = open_client(f"sqlite:///{done[0].parent}/mlflow.db")
+    experiments = {one.name: one for one in client.search_experiments()}
+    (run,) = client.search_runs(
+        [experiments["live live"].experiment_id], "tags.stage = 'live'"
+    )
+    assert run.info.status == "FINISHED"

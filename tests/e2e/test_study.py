@@ -86,10 +86,24 @@ def test_a_study_that_goes_on_trains_nothing_again(done):
 
 
 def test_other_settings_are_refused_where_a_study_stands(done, capsys):
+    files = [done[0] / "study" / name for name in ("config.json", "study.json")]
+    before = [file.read_bytes() for file in files]
     assert study.main([*done[1], "student.loop.num_epochs=1"]) == 1
     error = capsys.readouterr().err
     assert "[same_study]" in error
-    assert "cycle" in error
+    assert "cycle.student.loop.num_epochs was 2, now 1" in error
+    assert [file.read_bytes() for file in files] == before
+    assert run_of(done).info.status == "FINISHED"
+
+
+def run_of(done):
+    """Return the study's own run."""
+    client = open_client(f"sqlite:///{done[0]}/mlflow.db")
+    experiments = {one.name: one for one in client.search_experiments()}
+    (run,) = client.search_runs(
+        [experiments["study study"].experiment_id], "tags.stage = 'study'"
+    )
+    return run
 
 
 def test_each_variant_is_a_run_of_its_own(done):
