@@ -7,17 +7,21 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
+import polars as pl
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from cacs_ray.bundle import Predictor
 from cacs_ray.evaluation import served
 from cacs_ray.golden import write_golden
+from cacs_ray.live.day import draw_clicks
 from cacs_ray.manifest import read_manifest, write_manifest
 from cacs_ray.promises.siblings import write_sibling
 from cacs_ray.registry import PREVIOUS, Registry, model_name
-from jobs import promote
+from cacs_ray.simulation.market import Market
+from jobs import decide, promote
 from serve.release import load_release
 
 
@@ -234,3 +238,77 @@ def test_the_service_ends_whatever_happens(walk, monkeypatch, error):
         served.try_service(walk / "run" / "bundle")
     assert len(started) == 1
     assert services() == []
+
+
+@pytest.fixture(scope="module")
+def played(walk, tmp_path_factory):
+    """Let a bundle decide many page views of the market; return both logs."""
+    truth = walk / "market" / "truth"
+    day = pl.read_parquet(truth / "requests.parquet")
+    days = [
+        day.with_columns(pl.col("request_id") + f"-{number}") for number in range(12)
+    ]
+
+    def play(bundle, epsilon):
+        root = tmp_path_factory.mktemp("played")
+        pl.concat(days).write_parquet(root / "requests.parquet")
+        options = {
+            "--bundle": bundle,
+            "--requests": root / "requests.parquet",
+            "--out": root / "out",
+            "--slots": 3,
+            "--epsilon": epsilon,
+        }
+        told = [str(part) for option in options.items() for part in option]
+        assert decide.main(told) == 0
+        decisions = root / "out" / "decisions"
+        clicks = draw_clicks(Market.load(truth), 0, pq.read_table(decisions))
+        pq.write_table(clicks, root / "clicks.parquet")
+        return ["--decisions", str(decisions), "--clicks", str(root / "clicks.parquet")]
+
+    return play
+
+
+def test_the_champions_decisions_tell_who_would_have_won_less(walk, tmp_path, played):
+    bundle = walk / "run" / "bundle"
+    uri, put = gate_of(walk, tmp_path, bundle)
+    logs = played(bundle, epsilon=0.3)
+    worse = changed(bundle, tmp_path / "worse" / "bundle", shuffle_selector)
+
+    assert put(worse, *logs, *RELAXED) == 1
+
+    failed, kept = verdict_of(worse)
+    assert {"would_have_won_snips", "would_have_won_dr"} <= failed
+    assert kept["measured"]["counterfactual"]["lift"]["snips"]["high"] < 0
+    assert champion(uri, bundle) == read_manifest(bundle)["bundle_id"]
+
+    # It chooses alike: what it would have earned is what the champion has earned.
+    other = tmp_path / "other" / "bundle"
+    bundle_id = write_sibling(bundle, other)
+
+    assert put(other, *logs, *RELAXED) == 0
+
+    failed, kept = verdict_of(other)
+    assert failed == set()
+    names = {check["name"] for check in kept["checks"]}
+    assert {"counterfactual_support", "would_have_won_dr"} <= names
+    assert kept["measured"]["counterfactual"]["compared_with"] == "champion"
+    assert kept["notes"] == [note for note in kept["notes"] if "not asked" not in note]
+    assert champion(uri, bundle) == bundle_id
+
+
+def test_a_log_made_without_exploring_is_a_refusal_of_the_better_one_too(
+    walk, tmp_path, played
+):
+    bundle = walk / "run" / "bundle"
+    worse = changed(bundle, tmp_path / "worse" / "bundle", shuffle_selector)
+    uri, put = gate_of(walk, tmp_path, worse)
+    better = tmp_path / "better" / "bundle"
+    shutil.copytree(bundle, better)
+
+    assert put(better, *played(worse, epsilon=0), *RELAXED) == 1
+
+    failed, kept = verdict_of(better)
+    assert failed == {"counterfactual_support"}
+    assert kept["measured"]["counterfactual"]["unsupported_share"] > 0.05
+    assert champion(uri, bundle) == read_manifest(worse)["bundle_id"]
