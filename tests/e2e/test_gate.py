@@ -55,6 +55,12 @@ def shuffle_selector(root):
     save_file(weights | towers, file)
 
 
+def turn_around(root):
+    """Let the selector put last what it put first."""
+    file = root / "creative_vectors.safetensors"
+    save_file({name: -array for name, array in load_file(file).items()}, file)
+
+
 def promise_too_much(root):
     """Move the calibration by one logit: nearly three times the clicks."""
     file = root / "calibration.json"
@@ -246,7 +252,7 @@ def played(walk, tmp_path_factory):
     truth = walk / "market" / "truth"
     day = pl.read_parquet(truth / "requests.parquet")
     days = [
-        day.with_columns(pl.col("request_id") + f"-{number}") for number in range(12)
+        day.with_columns(pl.col("request_id") + f"-{number}") for number in range(6)
     ]
 
     def play(bundle, epsilon):
@@ -256,7 +262,8 @@ def played(walk, tmp_path_factory):
             "--bundle": bundle,
             "--requests": root / "requests.parquet",
             "--out": root / "out",
-            "--slots": 3,
+            # All candidates are shown: an auction would hide what chances chose badly.
+            "--slots": 20,
             "--epsilon": epsilon,
         }
         told = [str(part) for option in options.items() for part in option]
@@ -273,7 +280,7 @@ def test_the_champions_decisions_tell_who_would_have_won_less(walk, tmp_path, pl
     bundle = walk / "run" / "bundle"
     uri, put = gate_of(walk, tmp_path, bundle)
     logs = played(bundle, epsilon=0.3)
-    worse = changed(bundle, tmp_path / "worse" / "bundle", shuffle_selector)
+    worse = changed(bundle, tmp_path / "worse" / "bundle", turn_around)
 
     assert put(worse, *logs, *RELAXED) == 1
 
