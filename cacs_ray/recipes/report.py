@@ -162,9 +162,15 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def headline_metrics(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Return headline figures as metrics of a run."""
+    """Return headline figures as metrics of a run, in five digits.
+
+    MLflow's tables show every digit there is; `report.json` has them all.
+
+    >>> headline_metrics({"auc": 0.6982907276748105, "lift_interval": [1.0, 2.0]})
+    {'test/auc': 0.69829}
+    """
     return {
-        f"test/{name}": float(value)
+        f"test/{name}": float(f"{value:.5g}")
         for name, value in figures.items()
         if isinstance(value, int | float)
     }

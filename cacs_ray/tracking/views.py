@@ -29,6 +29,9 @@ _HEIGHT: Final = 360
 """Pixels of a chart."""
 _WIDTH: Final = 150
 """Pixels of a column, for its whole name."""
+_LEFT: Final = {"attributes.`Run Name`": 300, "runDateAndNestInfo": 120}
+"""Pixels of the two columns that stand still at the left: a run's whole name, and
+when it was made. MLflow's own widths cut the name."""
 
 
 def table_view(metrics: Sequence[str], params: Sequence[str] = ()) -> View:
@@ -133,8 +136,8 @@ def _view(metrics: Sequence[str], params: Sequence[str]) -> View:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": {name: _WIDTH for name in columns},
+        "columnOrder": [*_LEFT, *columns],
+        "columnWidths": {**_LEFT, **{name: _WIDTH for name in columns}},
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],

@@ -60,6 +60,16 @@ def test_trials_are_the_children_of_their_run_best_first():
     assert {chart["metricSectionId"] for chart in [parallel, *curves]} == sections
 
 
+def test_a_run_has_its_whole_name_before_the_figures():
+    view = table_view(["test/auc"])
+    name, made, *figures = view["columnOrder"]
+    assert (name, made) == ("attributes.`Run Name`", "runDateAndNestInfo")
+    assert figures == ["metrics.`test/auc`"] == view["selectedColumns"]
+    # The longest name that a default directory gives: six pixels a letter and the (+).
+    longest = len("sweep-student: student sweep in demo")
+    assert view["columnWidths"][name] >= 6 * longest + 60
+
+
 def test_only_a_view_with_charts_opens_as_charts():
     assert "CHART" in view_link("1", "a", trials_view(["val/loss"], []))
     assert "CHART" not in view_link("1", "a", table_view(["val/loss"]))
