@@ -1,6 +1,8 @@
 """The pages in a real browser: what a person does, and what they see."""
 
 import asyncio
+import json
+import shutil
 import threading
 from contextlib import contextmanager
 
@@ -10,6 +12,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from cacs_ray.local_server import LOOPBACK, free_port
+from cacs_ray.promises import siblings
+from serve.app import HttpGateway, wire
+from serve.arguments import AppArgs
 from serve.http import create_http
 from tests.e2e.browser import find_chromium, open_browser
 from tests.unit.serve.conftest import make_service, release  # noqa: F401 - fixtures
@@ -79,13 +84,7 @@ def test_a_person_sees_why_compares_and_looks_at_the_evidence(
         await look_at_evidence(browser)
 
     async def compare(browser):
-        await browser.run(
-            """(() => {
-            const order = document.getElementById("order-b");
-            order.value = "popular";
-            order.dispatchEvent(new Event("change"));
-            })()"""
-        )
+        await choose(browser, "order-b", "popular")
         await browser.wait("document.querySelectorAll('.summary').length === 2")
         # By CTR in training: straw and red instead of wool and blue.
         chosen = await browser.run(TEXTS.format("li.is-chosen .name"))
@@ -158,3 +157,92 @@ def test_trouble_is_told_in_words(make_service, tmp_path):  # noqa: F811
         assert rung.endswith("(popular_creative).")
 
     visit(create_http(service.gateway), tmp_path, steps)
+
+
+@pytest.fixture
+def two_releases(walk, tmp_path, kept_loggers, monkeypatch):
+    """The whole application over a bundle, beside one that prefers the opposite."""
+    # Its scores have the other sign, so that the last creative becomes the first.
+    monkeypatch.setattr(siblings, "_SCALE", -1.0)
+    releases = tmp_path / "releases"
+    shutil.copytree(walk / "run" / "bundle", releases / "old")
+    siblings.write_sibling(releases / "old", releases / "next")
+    (tmp_path / "token").write_text("secret\n")
+    args = AppArgs(
+        bundle=str(releases / "old"),
+        releases=str(releases),
+        admin_token_file=str(tmp_path / "token"),
+        state=str(tmp_path / "state"),
+        budget_ms=10_000,
+        fused=True,
+    )
+    gateway = HttpGateway(wire(args), None)
+    yield gateway.__serve_build_asgi_app__()
+    gateway.close()
+
+
+def test_two_releases_side_by_side_choose_what_each_decides_when_it_is_live(
+    two_releases, tmp_path
+):
+    async def steps(browser):
+        taken = await send(browser, "admin/releases?wait_s=60", {"bundle": "next"})
+        back = await send(browser, "admin/rollback")
+        old, new = back["live"], taken["live"]
+        await browser.call("Page.reload")
+        await browser.wait(
+            f"document.getElementById('live').innerText.includes('{old}')"
+        )
+        await choose(browser, "release-b", new)
+        await choose(browser, "order-b", "")
+        told = TEXTS.format(".summary code")
+        await browser.wait(f"{told}.join() === '{old},{new}'")
+        # Ads that are not shown are drawn when they are asked for.
+        await browser.run(
+            "document.querySelectorAll('.rest').forEach((one) => { one.open = true; })"
+        )
+        seen = [await browser.run(CHOICES.format(side)) for side in (1, 2)]
+
+        asked = json.loads(await browser.run("document.getElementById('json').value"))
+        assert len(seen[0]) == len(asked["candidates"])
+        for live, choices in zip((old, new), seen, strict=True):
+            decided = await send(browser, "v1/decide?explain=true", asked)
+            assert decided["release"] == live
+            assert not decided["is_fallback"]
+            assert choices == {
+                one["ad_id"]: one["creative_id"] for one in decided["decisions"]
+            }
+            # What was live before the roll-back is live again after another one.
+            await send(browser, "admin/rollback")
+        assert seen[0] != seen[1]
+
+    visit(two_releases, tmp_path, steps)
+
+
+CHOICES = """Object.fromEntries([...document.querySelectorAll('.ad')].map((ad) => [
+    ad.querySelector('h3').innerText.replace('Ad ', ''),
+    ad.querySelector('.ad-side:nth-child({}) .is-chosen .name').textContent.split(' ')[0],
+]))"""
+"""Ad -> creative, in one of the columns; without a dataset its name is its id."""
+
+
+async def choose(browser, field, value):
+    """Pick a value in one of the page's lists."""
+    await browser.run(
+        f"""(() => {{
+        const field = document.getElementById({field!r});
+        field.value = {value!r};
+        field.dispatchEvent(new Event("change"));
+        }})()"""
+    )
+
+
+async def send(browser, path, body=None):
+    """Ask the service for what an operator or a site would, from the page."""
+    return await browser.run(
+        f"""fetch({path!r}, {{
+            method: "POST",
+            headers: {{
+              "content-type": "application/json", authorization: "Bearer secret"}},
+            body: {json.dumps(json.dumps(body) if body else "")},
+        }}).then((answer) => answer.json())"""
+    )
