@@ -16,6 +16,8 @@ const ORDERS = {
   teacher: "ranker scores every creative",
 };
 const STAGES = {
+  queue: "wait for a place",
+  straight: "tried all at once, in vain",
   prepare: "look up ads and creatives",
   selector: "score creatives",
   ranker: "predict CTR",

@@ -79,6 +79,9 @@ def test_a_person_sees_why_compares_and_looks_at_the_evidence(
         times = await browser.run(TEXTS.format(".times .number"))
         assert times
         assert all(one.endswith(" ms") for one in times)
+        said = await browser.run(TEXTS.format(".times dt .quiet"))
+        assert all(one.strip() for one in said)
+        assert len(said) == len(times)
         await compare(browser)
         await type_a_request(browser)
         await look_at_evidence(browser)
