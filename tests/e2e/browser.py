@@ -1,10 +1,11 @@
 """A headless Chromium, driven over its DevTools protocol.
 
-Only what the tests of the pages need: open, run JavaScript, wait, and tell what the
-page complained of and asked for.
+Only what the tests and the pictures of the pages need: open, run JavaScript, wait,
+click, and tell what the page looks like, complained of and asked for.
 """
 
 import asyncio
+import base64
 import itertools
 import json
 import shutil
@@ -101,6 +102,26 @@ class Browser:
                     raise
             else:
                 return
+
+    async def click(self, element, *, timeout_s=8.0):
+        """Click with the mouse on the middle of an element, a JavaScript expression."""
+        await self.wait(f"({element}).isConnected", timeout_s=timeout_s)
+        x, y = await self.run(
+            f"""(() => {{
+            const one = {element};
+            one.scrollIntoView({{block: "nearest"}});
+            const box = one.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
+            }})()"""
+        )
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    async def picture(self):
+        """Return the window as PNG."""
+        taken = await self.call("Page.captureScreenshot", format="png")
+        return base64.b64decode(taken["data"])
 
     async def resize(self, width, height):
         """Give the page a window of so many pixels."""

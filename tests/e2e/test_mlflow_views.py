@@ -12,17 +12,19 @@ from cacs_ray.tracking.server import mlflow_server
 from cacs_ray.tracking.store import open_client
 from cacs_ray.tracking.views import LINK, table_view, trials_view, view_link
 from tests.e2e.browser import find_chromium, open_browser
+from tests.e2e.mlflow_page import AXES, compare, open_view, see
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
 ]
-SEES = "document.body.innerText.includes({!r})"
-AXES = "[...document.querySelectorAll('.parcoords text')].map((one) => one.textContent)"
+COMPARED = "document.querySelector('.CompareRunView').innerText"
+LINES_DRAWN = """[...document.querySelectorAll('.parcoords canvas, canvas.gl-canvas')]
+    .some((one) => one.clientWidth > 300 && one.clientHeight > 200)"""
 
 
 def keep_sweep(uri, spool):
-    """Keep a sweep of two trials with both views; return their addresses."""
+    """Keep a sweep of three trials with both views; return their addresses."""
     table = table_view(["test/auc"])
     trials = trials_view(["validation/loss"], ["dim", "rate"])
     with (
@@ -30,7 +32,7 @@ def keep_sweep(uri, spool):
         tracker.run("the sweep", tags={"stage": "sweep"}) as run,
     ):
         run.metrics({"test/auc": 0.8125})
-        for number, loss in enumerate([0.5, 0.25]):
+        for number, loss in enumerate([0.5, 0.25, 0.125]):
             with run.child(f"trial-{number}", tags={"stage": "trial"}) as child:
                 child.params({"dim": 8 + number, "rate": 0.1 + number})
                 child.metrics({"validation/loss": loss}, step=1)
@@ -52,14 +54,13 @@ def test_both_views_open_as_they_were_kept(mlflow_uri, tmp_path):
     async def look(url):
         async with open_browser(find_chromium(), tmp_path / "profile") as browser:
             await browser.resize(1600, 1200)
-            await browser.call("Page.navigate", url=f"{url}/{table}")
+            await open_view(browser, f"{url}/{table}")
             await see(browser, "the sweep", "test/auc", "0.8125")
-            await browser.call("Page.navigate", url="about:blank")
-            await browser.call("Page.navigate", url=f"{url}/{trials}")
-            await see(browser, "2 matching runs", "Trials", "Curves")
+            await open_view(browser, f"{url}/{trials}")
+            await see(browser, "3 matching runs", "Trials", "Curves")
             # Best first, and the sweep itself is no trial of its own.
             text = await browser.run("document.body.innerText")
-            assert text.index("trial-1") < text.index("trial-0")
+            assert text.index("trial-2") < text.index("trial-1") < text.index("trial-0")
             assert "the sweep" not in text
             for axis in ("dim", "rate", "validation/loss"):
                 await browser.wait(f"{AXES}.includes('{axis}')")
@@ -68,13 +69,24 @@ def test_both_views_open_as_they_were_kept(mlflow_uri, tmp_path):
         asyncio.run(look(url))
 
 
-async def see(browser, *texts):
-    """Wait until the page shows all of some texts; its script is megabytes."""
-    for text in texts:
-        for is_last in (False, False, True):
-            try:
-                await browser.wait(SEES.format(text))
-                break
-            except AssertionError:
-                if is_last:
-                    raise
+def test_trials_are_compared_under_the_names_of_what_was_set_and_measured(
+    mlflow_uri, tmp_path
+):
+    _, trials = keep_sweep(mlflow_uri, tmp_path / "spool")
+
+    async def look(url):
+        async with open_browser(find_chromium(), tmp_path / "profile") as browser:
+            await browser.resize(1600, 1200)
+            await open_view(browser, f"{url}/{trials}")
+            await see(browser, "3 matching runs")
+            await compare(browser, "trial-0", "trial-1", "trial-2")
+            for axis in ("dim", "rate", "validation/loss"):
+                await browser.wait(f"{AXES}.includes('{axis}')")
+            assert await browser.run(LINES_DRAWN)
+            text = " ".join((await browser.run(COMPARED)).split())
+            assert "Run Name: trial-0 trial-1 trial-2" in text
+            assert "dim 8 9 10 rate 0.1 1.1 2.1" in text
+            assert "validation/loss 0.25 0.125 0.063" in text
+
+    with mlflow_server(mlflow_uri, tmp_path / "mlflow.log") as url:
+        asyncio.run(look(url))
