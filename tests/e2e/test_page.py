@@ -223,7 +223,8 @@ def test_two_releases_side_by_side_choose_what_each_decides_when_it_is_live(
 
 CHOICES = """Object.fromEntries([...document.querySelectorAll('.ad')].map((ad) => [
     ad.querySelector('h3').innerText.replace('Ad ', ''),
-    ad.querySelector('.ad-side:nth-child({}) .is-chosen .name').textContent.split(' ')[0],
+    ad.querySelector('.ad-side:nth-child({}) .is-chosen .name')
+      .textContent.split(' ')[0],
 ]))"""
 """Ad -> creative, in one of the columns; without a dataset its name is its id."""
 
