@@ -27,9 +27,9 @@ View = dict[str, Any]
 
 _HEIGHT: Final = 360
 """Pixels of a chart."""
-_WIDTH: Final = 150
+_WIDTH: Final = 165
 """Pixels of a column, for its whole name."""
-_LEFT: Final = {"attributes.`Run Name`": 300, "runDateAndNestInfo": 120}
+_LEFT: Final = {"attributes.`Run Name`": 330, "runDateAndNestInfo": 150}
 """Pixels of the two columns that stand still at the left: a run's whole name, and
 when it was made. MLflow's own widths cut the name."""
 

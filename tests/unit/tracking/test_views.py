@@ -65,9 +65,9 @@ def test_a_run_has_its_whole_name_before_the_figures():
     name, made, *figures = view["columnOrder"]
     assert (name, made) == ("attributes.`Run Name`", "runDateAndNestInfo")
     assert figures == ["metrics.`test/auc`"] == view["selectedColumns"]
-    # The longest name that a default directory gives: six pixels a letter and the (+).
+    # The longest name that a default directory gives, seven pixels a letter, and (+).
     longest = len("sweep-student: student sweep in demo")
-    assert view["columnWidths"][name] >= 6 * longest + 60
+    assert view["columnWidths"][name] >= 7 * longest + 75
 
 
 def test_only_a_view_with_charts_opens_as_charts():
