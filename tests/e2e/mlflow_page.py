@@ -40,7 +40,9 @@ async def see(browser, *texts):
 async def compare(browser, *names):
     """Tick runs of the list by their names and press *Compare*."""
     for name in names:
-        await browser.click(f"{_ROW.format(name)}.querySelector('input')")
+        box = f"{_ROW.format(name)}.querySelector('input')"
+        await browser.click(box)
+        await browser.wait(f"{box}.checked")
     await browser.click(_COMPARE)
     await see(browser, f"Comparing {len(names)} Runs")
 

@@ -70,7 +70,7 @@ def what_is_shown(url):
 
 async def picture_runs(browser, url, shown):
     table = table_view([])
-    await browser.resize(WIDE, 520)
+    await browser.resize(WIDE + 500, 460)
     await open_view(browser, f"{url}/{view_link(shown.experiment, 'runs', table)}")
     await see(browser, shown.sweep.info.run_name, "test/gain_cacs")
 
@@ -86,8 +86,8 @@ async def picture_sweep(browser, url, shown):
 
 async def picture_compare(browser, url, shown):
     await picture_runs(browser, url, shown)
-    await browser.resize(WIDE, 1100)
     await compare(browser, *(run.info.run_name for run in shown.cycles))
+    await browser.resize(WIDE, 1260)
     await show_differences(browser)
 
 
