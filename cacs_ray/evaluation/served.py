@@ -133,10 +133,10 @@ def difference(answer: Mapping[str, Any], golden: Golden) -> str | None:
         None where release and decisions are the same: creatives and slots exactly,
         scores but for rounding.
     """
-    if answer["release"] != golden.release:
+    if answer[Column.RELEASE] != golden.release:
         return f"release {answer['release']} answered, not {golden.release}"
-    if answer["is_fallback"]:
-        return f"a fallback answered: {answer['fallback_reason']}"
+    if answer[Column.IS_FALLBACK]:
+        return f"a fallback answered: {answer[Column.FALLBACK_REASON]}"
     decided = {row[Column.AD_ID]: row for row in answer["decisions"]}
     if decided.keys() != golden.decisions.keys():
         only = sorted(decided.keys() ^ golden.decisions.keys())

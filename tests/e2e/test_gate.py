@@ -262,7 +262,7 @@ def played(walk, tmp_path_factory):
             "--bundle": bundle,
             "--requests": root / "requests.parquet",
             "--out": root / "out",
-            # All candidates are shown: an auction would hide what chances chose badly.
+            # All candidates are shown: an auction would hide what chance chose badly.
             "--slots": 20,
             "--epsilon": epsilon,
         }
