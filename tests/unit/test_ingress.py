@@ -104,7 +104,11 @@ def standing_in(tmp_path):
     """A program in HAProxy's place: it is told the same and waits."""
     stand_in = tmp_path / "stand_in"
     stand_in.write_text(
-        f"#!/bin/sh\nexec {sys.executable} -c 'import time; time.sleep(60)' \"$@\"\n"
+        f"""#!/bin/sh
+[ "$1" = -c ] && exit
+echo $$ > {tmp_path}/pid
+exec {sys.executable} -c 'import time; time.sleep(60)' "$@"
+"""
     )
     stand_in.chmod(0o755)
     return stand_in
@@ -118,20 +122,23 @@ def test_a_new_actor_takes_over_from_the_haproxy_of_a_dead_one(tmp_path, standin
     with subprocess.Popen(
         told, env={**os.environ, "CACS_HAPROXY": str(standing_in)}
     ) as first:
-        wait_until_named(config.with_name("haproxy.cfg.pid"), str(first.pid))
+        assert waits_as(tmp_path) == first.pid
         # Ray ends the process group of an actor that died.
         assert os.getsid(first.pid) == first.pid
         config.write_text(CONFIG)
-        second = subprocess.run(
-            told,
-            env={**os.environ, "CACS_HAPROXY": "/bin/echo"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        first.kill()
-    assert second.stdout == f"-db -f {config} -x /tmp/admin.sock -sf {first.pid}\n"
-    assert config.read_text().endswith("# what the first one knew at last\n")
+        assert started(told) == f"-db -f {config} -x /tmp/admin.sock -sf {first.pid}\n"
+        assert config.read_text().endswith("# what the first one knew at last\n")
+        # The second has ended without being told of a replica: taking over fails.
+        assert started(told) == f"-db -f {config}\n"
+        assert first.wait(20) == -signal.SIGKILL
+
+
+def started(told):
+    """Start what tells its arguments in HAProxy's place."""
+    environment = {**os.environ, "CACS_HAPROXY": "/bin/echo"}
+    return subprocess.run(
+        told, env=environment, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="read from /proc")
@@ -147,9 +154,7 @@ def test_haproxy_ends_with_the_raylet(tmp_path, standing_in):
         text=True,
     ) as raylet:
         actor_pid = int(raylet.stdout.readline())
-        pid_file = config.with_name("haproxy.cfg.pid")
-        wait_until_named(pid_file, "")
-        haproxy = os.pidfd_open(int(pid_file.read_text()))
+        haproxy = os.pidfd_open(waits_as(tmp_path))
         os.kill(actor_pid, signal.SIGKILL)
         assert not select.select([haproxy], [], [], 0.2)[0]
         raylet.kill()
@@ -157,9 +162,14 @@ def test_haproxy_ends_with_the_raylet(tmp_path, standing_in):
     os.close(haproxy)
 
 
-def wait_until_named(file, text):
-    """Wait for a file with a text, which is not written at one stroke."""
-    ends = time.monotonic() + 20
-    while not (file.exists() and file.read_text().strip().startswith(text)):
+def waits_as(tmp_path):
+    """Return the process of a stand-in that is started by now."""
+    file, ends = tmp_path / "pid", time.monotonic() + 20
+    while not (file.exists() and b"sleep" in cmdline(file.read_text().strip())):
         assert time.monotonic() < ends
         select.select([], [], [], 0.02)
+    return int(file.read_text())
+
+
+def cmdline(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes() if pid else b""
