@@ -92,7 +92,7 @@ def _sent(link: http.client.HTTPConnection, request: HostileRequest) -> int:
     for _ in range(2):  # once more when the service closed an idle connection
         try:
             return _exchange(link, request)
-        except TimeoutError:
+        except (TimeoutError, ConnectionRefusedError):
             link.close()
             return NO_ANSWER
         except (http.client.HTTPException, OSError):

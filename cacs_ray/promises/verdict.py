@@ -35,9 +35,11 @@ class Outcome:
     """Real counts and durations, the requests' size, the graph."""
     verdicts: tuple[Verdict, ...]
     control: tuple[Verdict, ...]
-    """Judged on a fault that was put in: at least one of them must be broken."""
+    """Judged on faults that were put in: at least one of them must be broken."""
     injected: str
-    """The fault."""
+    """The faults."""
+    is_each_found: bool = False
+    """Each check of the control must be broken: they are faults of different kinds."""
     seconds: float = 0.0
 
     @property
@@ -47,8 +49,9 @@ class Outcome:
 
     @property
     def is_control_caught(self) -> bool:
-        """Whether the injected fault broke a check, as it must."""
-        return any(not one.is_kept for one in self.control)
+        """Whether the injected faults broke what they must."""
+        found = [not one.is_kept for one in self.control]
+        return bool(found) and (all(found) if self.is_each_found else any(found))
 
     @property
     def is_shown(self) -> bool:

@@ -1,6 +1,7 @@
 """A promise is shown only when its negative control is caught."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,15 @@ def outcome(kept=(True,), control=(False,)):
 def test_what_is_kept_and_what_is_shown(kept, control, is_kept, is_shown):
     one = outcome(kept, control)
     assert (one.is_kept, one.is_shown) == (is_kept, is_shown)
+
+
+@pytest.mark.parametrize(
+    ("control", "is_caught"),
+    [((False, False), True), ((False, True), False), ((), False)],
+)
+def test_faults_of_different_kinds_must_each_be_found(control, is_caught):
+    one = replace(outcome(control=control), is_each_found=True)
+    assert one.is_control_caught == is_caught
 
 
 def test_lines_say_failed_of_asked_and_whether_the_control_was_caught():
