@@ -1,11 +1,18 @@
 """The service in one process, without Ray: for a laptop, and to see what Ray costs.
 
 python -m serve.alone bundle=run/bundle port=8000
+
+With `ends_with=PID` it ends when that process has ended, however that came.
 """
 
+import contextlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
+import psutil
 import uvicorn
 
 from cacs_ray.config import parse_changes
@@ -21,8 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         said = parse_changes(sys.argv[1:] if argv is None else list(argv))
         port = int(said.pop("port", 8000))
+        guardian = said.pop("ends_with", None)
         args = AppArgs.model_validate({**said, "fused": True})
         gateway = HttpGateway(wire(args), None)
+        if guardian is not None:
+            _end_with(int(guardian))
     except (InputError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -37,6 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         gateway.close()
     return 0
+
+
+def _end_with(pid: int) -> None:
+    """End this process, in order, when another one has ended."""
+
+    def wait() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="ends-with", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import subprocess
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -220,12 +221,20 @@ def taken_port(monkeypatch):
     """Let the gate choose a port that another program holds."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(served, "free_port", lambda: other.getsockname()[1])
-        yield
+        asked = []
+
+        def taken():
+            asked.append(other.getsockname()[1])
+            return asked[0]
+
+        monkeypatch.setattr(served, "free_port", taken)
+        yield asked
 
 
 def test_a_service_that_ends_is_told_with_its_last_words(walk, taken_port):
     told = served.try_service(walk / "run" / "bundle")
+    # Somebody may have taken the first port meanwhile.
+    assert len(taken_port) == 2
     assert told["error"].startswith("the service ended with ")
     assert "address already in use" in told["error"]
     assert told["rows"] is None
@@ -244,6 +253,18 @@ def test_the_service_ends_whatever_happens(walk, monkeypatch, error):
         served.try_service(walk / "run" / "bundle")
     assert len(started) == 1
     assert services() == []
+
+
+def test_the_service_ends_when_the_gate_is_killed(walk, tmp_path):
+    bundle = walk / "run" / "bundle"
+    with (
+        subprocess.Popen(["sleep", "60"]) as gate,
+        served._service(bundle, tmp_path, gate.pid) as (service, client),
+    ):
+        served._wait_until_ready(service, client, served.READY_S)
+        gate.kill()
+        gate.wait()
+        assert service.wait(20) is not None
 
 
 @pytest.fixture(scope="module")
