@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from cacs_ray.config import Config, differences
 from cacs_ray.data.dataset import Dataset
 from cacs_ray.data.files import read_json, write_json
@@ -34,9 +36,9 @@ def asked_for(args: argparse.Namespace, name: str, dataset: Dataset) -> dict[str
     return {
         "model": name,
         "--recipe": args.recipe,
-        "--logs": str(dataset.root),
+        # A copy of a log is the same log.
         "digest of --logs": dataset.digest,
-        "--work": str(Path(args.work).absolute()),
+        "--work": str(Path(args.work).resolve()),
         "--trials": args.trials,
         "--search": args.search,
         "--concurrent": args.concurrent,
@@ -53,14 +55,13 @@ def refuse_another(out: Path, asked: Mapping[str, Any], config: Config) -> None:
     """
     if not (out / SETTINGS).is_file():
         return
-    now = {_ASKED: asked, CONFIG: config.model_dump(mode="json")}
+    found = []
     # A sweep of before has no file of its options.
-    found = [
-        one
-        for name, said in now.items()
-        if (out / name).is_file()
-        for one in differences(read_json(out / name), said)
-    ]
+    if (out / _ASKED).is_file():
+        found += differences(read_json(out / _ASKED), asked)
+    if (out / CONFIG).is_file():
+        before = _as_read_now(read_json(out / CONFIG), config)
+        found += differences(before, config.model_dump(mode="json"))
     if found:
         raise _refusal(found, out)
 
@@ -85,6 +86,14 @@ def keep_settings(
     if asked is not None:
         write_json(out / _ASKED, asked)
     write_json(file, now)
+
+
+def _as_read_now(kept: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
+    """Return a kept recipe with the defaults of fields that came after it."""
+    try:
+        return type(config).model_validate(kept).model_dump(mode="json")
+    except ValidationError:
+        return kept
 
 
 def _refusal(found: list[str], source: Path) -> InputError:

@@ -1,5 +1,6 @@
 """What a sweep of the selector or the ranker keeps to."""
 
+import json
 from argparse import Namespace
 from contextlib import nullcontext
 
@@ -135,7 +136,7 @@ def begun(monkeypatch, records, tmp_path):
         (["--set", "student.temperature=3"], r"student\.temperature was .*, now 3"),
         (["--set", "teacher.loop.num_epochs=8"], "num_epochs was 7, now 8"),
         (["--recipe", "small"], '--recipe was "smoke", now "small"'),
-        (["--logs", "other"], '--logs was ".*market", now ".*other"'),
+        (["--logs", "other"], 'digest of --logs was ".*market", now ".*other"'),
         (["--work", "other"], '--work was ".*run", now ".*other"'),
         (["--trials", "5"], "--trials was 24, now 5"),
     ],
@@ -166,6 +167,17 @@ def test_the_same_command_goes_on(begun, records, tmp_path):
         begin(tmp_path, stop_at="trial")
     assert begun() == before
     assert records
+
+
+def test_a_recipe_of_before_a_field_goes_on_where_the_field_is_its_default(
+    begun, tmp_path
+):
+    file = tmp_path / "sweep" / "config.json"
+    kept = json.loads(file.read_text())
+    assert kept["student"].pop("negative_weight") == 1.0
+    file.write_text(json.dumps(kept))
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path, stop_at="trial")
 
 
 def test_what_stopped_before_its_first_trial_may_be_begun_otherwise(records, tmp_path):
