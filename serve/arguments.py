@@ -2,18 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from cacs_ray.config import Config
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.schema import PolicyName
 from serve.arms import ExperimentArgs
-from serve.hosts import LOOPBACK_HOSTS
+from serve.hosts import LOOPBACK_HOSTS, check_host
 
 
 def _split(value: object) -> object:
     """`key=value` of a command line has no lists."""
-    return value.split(",") if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return value
 
 
 class AppArgs(Config):
@@ -67,9 +69,9 @@ class AppArgs(Config):
     admin_token_file: str | None = None
     """File with the token of the admin routes; null = the variable
     CACS_ADMIN_TOKEN, and without it the routes are off."""
-    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
-        default=LOOPBACK_HOSTS, min_length=1
-    )
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(check_host)], ...], BeforeValidator(_split)
+    ] = Field(default=LOOPBACK_HOSTS, min_length=1)
     """Names under which the service answers (`Host` without its port), as a list or
     with commas between them; "*" = any."""
     model: str | None = None

@@ -5,6 +5,7 @@ rebinding). Then its browser takes the service for that site and lets it read an
 what it cannot change is the name that it asks for.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
@@ -30,6 +31,22 @@ _REFUSAL: Final = ProblemReport(
         )
     ],
 ).model_dump_json()
+
+
+def check_host(name: str) -> str:
+    """Return a name of `allowed_hosts` that some request can ask for.
+
+    Raises:
+        ValueError: it has a port, a space, a path, or is IPv6 without brackets: no
+            request would ever match it.
+    """
+    is_bare = ":" in name and not name.startswith("[")
+    if not name or is_bare or name.endswith(".") or re.search(r"[\s/]|\]:", name):
+        raise ValueError(
+            f"{name!r} is no host name: neither port nor path, addresses of IPv6 in "
+            "brackets"
+        )
+    return name
 
 
 class AllowedHosts:

@@ -281,8 +281,8 @@ function rung(answer) {
     const stage = Object.keys(PARTS).find((name) => reason.startsWith(`${name}_`));
     if (!stage) return OTHER_REASONS[reason] ?? reason;
     const how = reason.slice(stage.length + 1);
-    const reached = answer.rung[PARTS[stage]];
-    return `the ${stage} ${FAILURES[how] ?? how}: ${RUNGS[reached] ?? reached} (${reached})`;
+    const reached = answer.rung?.[PARTS[stage]];
+    return `the ${stage} ${FAILURES[how] ?? how}${reached ? `: ${RUNGS[reached] ?? reached} (${reached})` : ""}`;
   });
   return make("p", { className: "rung warn" }, `Lower rung: ${reasons.join("; ")}.`);
 }

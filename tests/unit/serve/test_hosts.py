@@ -102,6 +102,14 @@ def test_names_come_as_a_list_or_as_text():
         AppArgs.model_validate({"bundle": "b", "allowed_hosts": []})
 
 
+def test_a_name_that_no_request_can_match_is_refused():
+    args = AppArgs.model_validate({"bundle": "b", "allowed_hosts": "localhost, [::1]"})
+    assert args.allowed_hosts == ("localhost", "[::1]")
+    for wrong in ("ads.example:8000", "::1", "[::1]:80", "a b", "a/b", "a.", ""):
+        with pytest.raises(ValidationError, match="is no host name"):
+            AppArgs.model_validate({"bundle": "b", "allowed_hosts": [wrong]})
+
+
 def test_a_replica_answers_under_the_names_of_its_configuration(
     release, make_bundle, page_view, tmp_path, monkeypatch
 ):
