@@ -146,14 +146,17 @@ def _logged(runs: Sequence[ComparedRun]) -> dict[str, list[Figures | None]]:
 
 
 def _with_bounds(metrics: Mapping[str, float]) -> dict[str, Figures | None]:
-    """Make one figure of a metric and its bounds; bounds without it stay alone."""
-    bounds = {f"{name}{end}" for name in metrics for end in (_LOW, _HIGH)}
+    """Make one figure of a metric and both its bounds; what lacks one stays alone."""
+    whole = [
+        name for name in metrics if {f"{name}{_LOW}", f"{name}{_HIGH}"} <= set(metrics)
+    ]
+    bounds = {f"{name}{end}" for name in whole for end in (_LOW, _HIGH)}
     return {
         name: _figure(
             {
                 "value": value,
-                "low": metrics.get(f"{name}{_LOW}"),
-                "high": metrics.get(f"{name}{_HIGH}"),
+                "low": metrics[f"{name}{_LOW}"] if name in whole else None,
+                "high": metrics[f"{name}{_HIGH}"] if name in whole else None,
             }
         )
         for name, value in metrics.items()

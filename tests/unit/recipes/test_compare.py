@@ -101,13 +101,16 @@ def test_a_sweep_shows_its_outcome_and_its_trials_together(
         run.metrics({"summary/test_gain_nats": 0.002})
         run.metrics({"summary/test_gain_nats_low": 0.001})
         run.metrics({"summary/test_gain_nats_high": 0.004})
+        run.metrics({"summary/lone": 1.0, "summary/lone_low": 0.5})
     line = compare(["sweep", "cycle"], mlflow_uri, tmp_path / "out")
     compared = json.loads((tmp_path / "out" / "compare.json").read_text())
     best = compared["metrics"]["summary/best_click_loss"]
     assert (best[0]["value"], best[1]) == (0.25, None)
     gain = {"value": 0.002, "low": 0.001, "high": 0.004}
     assert compared["metrics"]["summary/test_gain_nats"] == [gain, None]
-    assert not [name for name in compared["metrics"] if name.endswith(("low", "high"))]
+    # A bound without its other end is a figure of its own.
+    named = [name for name in compared["metrics"] if name.endswith(("low", "high"))]
+    assert named == ["summary/lone_low"]
     assert "0.002000 [0.001000, 0.004000]" in " ".join(capsys.readouterr().err.split())
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "0.001000 to 0.004000" in page
