@@ -295,7 +295,7 @@ def test_releases_change_under_requests_and_each_answers_whole(walk, served, tmp
     async def scenario():
         transport = httpx.ASGITransport(http)
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://serve", timeout=60
+            transport=transport, base_url="http://localhost", timeout=60
         ) as client:
             answers, is_over = [], asyncio.Event()
 
