@@ -20,6 +20,7 @@ from cacs_ray.models.adaptive_dropout import GateConfig
 from cacs_ray.models.ranker import RankerConfig
 from cacs_ray.models.selector import SelectorConfig
 from cacs_ray.training.optimizer import LoopConfig
+from cacs_ray.training.student import StudentConfig
 
 NUM_STYLES = 4
 NUM_USERS, NUM_ADS, PER_AD = 60, 12, 4
@@ -203,6 +204,19 @@ def loop_config(**changes: object) -> LoopConfig:
         "checkpoint_every_steps": 0,
     }
     return LoopConfig.model_validate(given | changes)
+
+
+def clicks_student(**loop: object) -> StudentConfig:
+    """Return a student without a gate that learns from clicks alone."""
+    return StudentConfig(
+        model=selector_config("none"),
+        loop=loop_config(**loop),
+        distillation="none",
+        distillation_weight=1.0,
+        click_weight=1.0,
+        listwise_click_weight=0.0,
+        temperature=1.0,
+    )
 
 
 def _blank_first(rows: np.ndarray) -> np.ndarray:

@@ -12,28 +12,20 @@ from cacs_ray.training.joint import JointStage
 from cacs_ray.training.ranker import RankerStage, ServingRankerConfig
 from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.stage import StageInput, train_here
-from cacs_ray.training.student import StudentConfig, StudentStage
+from cacs_ray.training.student import StudentStage
 from cacs_ray.training.teacher import TeacherConfig, TeacherStage
 from tests import synthetic_log
 from tests.synthetic_log import (
     SPEC,
+    clicks_student,
     loop_config,
     make_log,
     open_synthetic,
     ranker_config,
-    selector_config,
 )
 
 PLAIN = PlainReporter()
-STUDENT = StudentConfig(
-    model=selector_config("none"),
-    loop=loop_config(num_epochs=3),
-    distillation="none",
-    distillation_weight=1.0,
-    click_weight=1.0,
-    listwise_click_weight=0.0,
-    temperature=1.0,
-)
+STUDENT = clicks_student(num_epochs=3)
 RANKER = ServingRankerConfig(
     model=ranker_config(), loop=loop_config(num_epochs=3), is_warm_started=False
 )

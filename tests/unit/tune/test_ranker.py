@@ -8,16 +8,16 @@ from cacs_ray.training.joint import JointStage
 from cacs_ray.training.ranker import RankerStage, ServingRankerConfig
 from cacs_ray.training.reporter import PlainReporter
 from cacs_ray.training.stage import StageInput, train_here
-from cacs_ray.training.student import SoftLabelFiles, StudentConfig, StudentStage
+from cacs_ray.training.student import SoftLabelFiles, StudentStage
 from cacs_ray.training.teacher import TeacherConfig, TeacherStage
 from tests import synthetic_log
 from tests.synthetic_log import (
     SPEC,
+    clicks_student,
     loop_config,
     make_log,
     open_synthetic,
     ranker_config,
-    selector_config,
 )
 from tune import student
 from tune.judge import judge
@@ -26,15 +26,7 @@ from tune.search import METRIC
 from tune.student import StudentSearch
 
 PLAIN = PlainReporter()
-STUDENT = StudentConfig(
-    model=selector_config("none"),
-    loop=loop_config(num_epochs=1),
-    distillation="none",
-    distillation_weight=1.0,
-    click_weight=1.0,
-    listwise_click_weight=0.0,
-    temperature=1.0,
-)
+STUDENT = clicks_student(num_epochs=1)
 
 
 @pytest.fixture(scope="module")
