@@ -6,6 +6,7 @@ the better CTR of the hats and red of the shoes.
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 import httpx
@@ -17,7 +18,11 @@ from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
 from cacs_ray.manifest import write_manifest
+from serve.admin import Admin
 from serve.arms import LIVE, Arm, Arms
+from serve.board import Entry, ReleaseBoard
+from serve.clicks import Clicks
+from serve.decision_log import ClickLog
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.http import create_http
@@ -166,6 +171,18 @@ def page_view():
             {"ad_id": "shoe", "bid_micros": 400_000},
         ],
     }
+
+
+@pytest.fixture
+def make_whole(make_service, tmp_path):
+    """Return what makes the application with an operator's routes and clicks too."""
+    gateway = make_service(rules={"max_in_flight": 64}).gateway
+    clicks = Clicks(ClickLog(tmp_path / "clicks", gateway.metrics), gateway.metrics)
+    board = ReleaseBoard(tmp_path / "board")
+    board.begin(Entry(bundle_id="r1", path="tiny"), ("gateway",))
+    admin = Admin(board, tmp_path, "secret")
+    yield partial(create_http, gateway, clicks=clicks, admin=admin)
+    clicks.close()
 
 
 @pytest.fixture

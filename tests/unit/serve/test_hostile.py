@@ -11,10 +11,6 @@ from cacs_ray.promises.fuzz import METHODS, Fuzz
 from cacs_ray.promises.hostile import HostileRequest, hostile_requests
 from cacs_ray.promises.hostile_envelopes import hostile_bytes, hostile_envelopes
 from cacs_ray.promises.judges import judge_survival
-from serve.admin import Admin
-from serve.board import Entry, ReleaseBoard
-from serve.clicks import Clicks
-from serve.decision_log import ClickLog
 from serve.http import create_http
 
 LISTED = [*hostile_requests("hat", "wool"), *hostile_envelopes("hat")]
@@ -102,15 +98,9 @@ def fuzz_of(send, seed=7, token=""):
 
 
 @pytest.fixture
-def whole(make_service, tmp_path):
+def whole(make_whole):
     """The application with all its routes, an operator's too."""
-    gateway = make_service(rules={"max_in_flight": 64}).gateway
-    clicks = Clicks(ClickLog(tmp_path / "clicks", gateway.metrics), gateway.metrics)
-    board = ReleaseBoard(tmp_path / "board")
-    board.begin(Entry(bundle_id="r1", path="tiny"), ("gateway",))
-    admin = Admin(board, tmp_path, "secret")
-    yield create_http(gateway, clicks=clicks, admin=admin)
-    clicks.close()
+    return make_whole()
 
 
 def test_every_route_is_asked_by_every_method(whole, make_send):

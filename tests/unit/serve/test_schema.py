@@ -11,31 +11,15 @@ from schemathesis import openapi
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from serve.admin import Admin
-from serve.board import Entry, ReleaseBoard
-from serve.clicks import Clicks
-from serve.decision_log import ClickLog
-from serve.http import create_http
 from serve.page import PageSource
 
 NUM_CASES = 20
 
 
 @pytest.fixture
-def operations(make_service, tmp_path):
-    gateway = make_service(rules={"max_in_flight": 64}).gateway
-    clicks = Clicks(ClickLog(tmp_path / "clicks", gateway.metrics), gateway.metrics)
-    board = ReleaseBoard(tmp_path / "board")
-    board.begin(Entry(bundle_id="r1", path="tiny"), ("gateway",))
-    http = create_http(
-        gateway,
-        clicks=clicks,
-        admin=Admin(board, tmp_path, "secret"),
-        page=PageSource(),
-    )
-    schema = openapi.from_asgi("/openapi.json", http)
-    yield [one.ok() for one in schema.get_all_operations()]
-    clicks.close()
+def operations(make_whole):
+    schema = openapi.from_asgi("/openapi.json", make_whole(page=PageSource()))
+    return [one.ok() for one in schema.get_all_operations()]
 
 
 def ask(operation, mode):
