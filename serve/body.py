@@ -6,12 +6,15 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from cacs_ray.errors import InputError
 from serve.api import MAX_BODY_BYTES, Problem, ProblemReport
 
 JSON = "application/json"
 BUSY = 503
+LEFT = 499
+"""Nobody reads this answer; as proxies do, so that who left is no bug of ours."""
 RETRY_AFTER_S = 1
 _BODY_TIMEOUT_S = 5.0
 _MAX_PROBLEMS = 20
@@ -76,7 +79,8 @@ async def read_body(request: Request) -> bytes:
     calls itself plain text, to an address of the reader's own machine unasked.
 
     Raises:
-        RefusalError: it is too large, too slow, or of another type or none.
+        RefusalError: it is too large, too slow, or of another type or none, or the
+            client left before it was whole.
     """
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != JSON:
@@ -92,6 +96,8 @@ async def read_body(request: Request) -> bytes:
                     raise RefusalError(413, f"the body exceeds {MAX_BODY_BYTES} bytes")
     except TimeoutError:
         raise RefusalError(408, "the body did not arrive in time") from None
+    except ClientDisconnect:
+        raise RefusalError(LEFT, "the client left before its body was whole") from None
     return bytes(body)
 
 
