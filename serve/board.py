@@ -7,7 +7,8 @@ service may be stopped and started, and the board still says what is live.
     board.json                   live, previous, next, beside, refused
     replicas/<kind>-<token>.json what one replica holds; touched while it lives
     kept/                        the bundles themselves, see `serve.kept_bundles`
-    metrics/                     what gateways counted, see `serve.metrics_board`
+    metrics/                     what gateways counted, see `serve.metrics_board`, and
+                                 clicks that they hand on, see `serve.stray_clicks`
 
 A swap in three moves: `offer` writes `next`; every replica loads it beside the live
 one, replays its golden requests and says so; `settle` makes it live once all that

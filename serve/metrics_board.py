@@ -47,8 +47,9 @@ class MetricsBoard:
         self, directory: Path, metrics: Metrics, *, every_s: float | None = EVERY_S
     ) -> None:
         self._directory, self._metrics = directory, metrics
-        self._name = uuid.uuid4().hex[:8]
-        self._file = directory / f"{self._name}{_SUFFIX}"
+        self.name = uuid.uuid4().hex[:8]
+        """Of this gateway, in its label and its files."""
+        self._file = directory / f"{self.name}{_SUFFIX}"
         self._left = b""
         self._stops = threading.Event()
         self._leaves_badly = False
@@ -87,7 +88,7 @@ class MetricsBoard:
         those of the others takes milliseconds and a disk: not in an event loop.
         """
         families: dict[str, Metric] = {}
-        _add(families, self._metrics.collect(), self._name)
+        _add(families, self._metrics.collect(), self.name)
         for name, told in self._others():
             _add(families, told, name)
         registry = CollectorRegistry()
