@@ -53,8 +53,14 @@ class Config(BaseModel):
             ) from error
 
 
-def parse_changes(changes: Sequence[str]) -> dict[str, str | float | bool]:
+def parse_changes(
+    changes: Sequence[str], *, source: str = "--set"
+) -> dict[str, str | float | bool]:
     """Return what `--set KEY=VALUE ...` says, for `Config.override`.
+
+    Args:
+        changes: KEY=VALUE each.
+        source: the option that holds them, to be named in errors.
 
     Raises:
         InputError: a change has no `=`.
@@ -67,7 +73,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, str | float | bool]:
         key, equals, value = change.partition("=")
         if not equals:
             raise InputError(
-                f"{change!r} is not KEY=VALUE", source="--set", rule="key_value"
+                f"{change!r} is not KEY=VALUE", source=source, rule="key_value"
             )
         parsed[key] = value
     return parsed

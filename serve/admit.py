@@ -1,9 +1,10 @@
-"""Shedding: what cannot be answered soon is refused at once."""
+"""Brownout and shedding: cheaper answers first, then a quick no."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Final
@@ -24,14 +25,31 @@ BREATHS: Final = 4
 """Rounds of the event loop between two beginnings. To read a request and to refuse it
 takes several; were there one, each would be as long as an answer."""
 
-CALM_SHARE: Final = 0.25
+CALM_SHARE: Final = 1 / 3
 """Of the places: with no more of them taken, what came before has been dealt with."""
 
+FULL_SHARE: Final = 2 / 3
+"""Of the places: with more of them taken answers become cheaper, unless configured
+otherwise."""
+
 BURST: Final = 4
-"""Times the places that a burst may have, unless configured otherwise."""
+"""Times the places that a burst may begin with, unless configured otherwise."""
+
+BURST_LASTS: Final = 10
+"""Times the places: so many begin before what still comes is no burst any more."""
 
 _FULL: Final = "too many requests are being answered; try again"
 _REFUSAL: Final = ProblemReport(error=_FULL).model_dump_json()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The moment at which one may be answered."""
+
+    waited_s: float
+    """Since it came."""
+    is_crowded: bool
+    """More hold places than can be answered in full."""
 
 
 class Places:
@@ -45,24 +63,34 @@ class Places:
     come in between: else what arrives while an answer is computed is computed too,
     one after the other, before anybody can be refused.
 
+    Before anybody is refused, answers become cheaper: whose turn comes while more
+    than `full` hold places is to be answered without the ranker, which is a good part
+    of the work (brownout, C. Klein et al., ICSE 2014).
+
     Requests that arrive by chance, or after a pause of the machine, come in bursts
     that the next moments deal with: to refuse them would be to refuse ordinary load.
-    So there are more places as long as the queue was short a few answers ago, as in
-    the adaptive queue of B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015. It counts
-    answers, not seconds: a machine that stands still for a moment, or is slow, ends
-    no burst.
+    So there are more places when the queue was short a moment ago, as in the adaptive
+    queue of B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015; they become fewer with
+    each that begins. It counts answers, not seconds: a machine that stands still for a
+    moment, or is slow, ends no burst.
 
     Args:
         most: requests in work at the same time when more come than can be answered.
-        burst: the same as long as fewer than `burst` have begun since the queue was
-            short, see `CALM_SHARE`; by default `BURST` times `most`. No allowance
-            when less than `most`, or with fewer places than tell a short queue from
-            the moment between two answers.
+        full: so many of them are answered in full; by default `FULL_SHARE` of `most`,
+            one at least. With `most` no answer is ever made cheaper.
+        burst: requests in work when the queue was short a moment ago, see
+            `CALM_SHARE`; `most` when `BURST_LASTS` times `most` have begun since, and
+            in between in proportion. By default `BURST` times `most`; no allowance when
+            less than `most`, or with fewer places than tell a short queue from the
+            moment between two answers.
     """
 
-    def __init__(self, most: int, burst: int | None = None) -> None:
-        wanted = BURST * most if burst is None else max(most, burst)
+    def __init__(
+        self, most: int, full: int | None = None, burst: int | None = None
+    ) -> None:
         self.most = most
+        self.full = max(1, int(FULL_SHARE * most)) if full is None else full
+        wanted = max(most, BURST * most if burst is None else burst)
         self.burst = wanted if CALM_SHARE * most >= 1 else most
         self._taken = 0
         self._begun_since_calm = 0
@@ -71,12 +99,12 @@ class Places:
     @property
     def is_full(self) -> bool:
         """Whether one more would be refused."""
-        is_burst = self._begun_since_calm < self.burst
-        return self._taken >= (self.burst if is_burst else self.most)
+        share = 1 - self._begun_since_calm / (BURST_LASTS * self.most)
+        return self._taken >= self.most + max(0.0, share) * (self.burst - self.most)
 
     @asynccontextmanager
-    async def take(self, metrics: Metrics) -> AsyncIterator[float]:
-        """Hold a place from when it is one's turn; yields the seconds until then.
+    async def take(self, metrics: Metrics) -> AsyncIterator[Turn]:
+        """Hold a place, and yield when it is one's turn.
 
         Raises:
             RefusalError: there is none; with status 503.
@@ -91,7 +119,8 @@ class Places:
         try:
             await self._turn()
             self._begun_since_calm += 1
-            yield perf_counter() - came_s
+            is_crowded = self.full < min(self.most, self._taken)
+            yield Turn(perf_counter() - came_s, is_crowded)
         finally:
             self._taken -= 1
 

@@ -282,7 +282,7 @@ class DecideAnswer(_Wire):
     policy: str
     is_fallback: bool
     fallback_reason: str | None
-    """Which stage failed and how, such as `selector_late`."""
+    """Which stage did not answer and why, such as `selector_late`, `ranker_spared`."""
     rung: Rung
     placements: list[Placement]
     rejected: list[Rejected]

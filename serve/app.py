@@ -5,14 +5,14 @@
 composed: HTTP -> gateway -> selector, ranker, each in replicas of its own.
 fused: the same classes called in the gateway's replica; fewer processes and no
 hops, for small machines.
+selector in the gateway: rankers in replicas of their own, without a hop for selection.
 """
 
 import atexit
 import logging
 import os
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,13 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from cacs_ray.data.dataset import read_dataset
 from cacs_ray.errors import InputError
-from cacs_ray.manifest import read_manifest
 from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
 from serve.board import ReleaseBoard, ReplicaKind
 from serve.clicks import Clicks, FirstPlaces
-from serve.controls_file import ControlsFile, read_controls
+from serve.controls_file import ControlsFile
 from serve.decision_log import ClickLog, DecisionLog, RowLog
 from serve.display import open_dataset
 from serve.evidence import EvidenceSource
@@ -48,35 +46,19 @@ from serve.metrics_board import MetricsBoard
 from serve.page import PageSource
 from serve.ranker import Ranker
 from serve.records import configure_records
-from serve.release import LoadRelease, PageView, load_release
+from serve.release import PageView
 from serve.selector import Selector
-from serve.stage import (
-    LoadPredictor,
-    StageAnswer,
-    StageRelease,
-    Stages,
-    load_predictor,
-)
-from serve.straight import Straight
+from serve.stage import InProcess, StageAnswer, StageRelease, Stages
+from serve.straight import LocalStages, Straight
+from serve.stray_clicks import StrayClicks
+from serve.wiring import Wiring, wire
 
 Handle = DeploymentHandle[Any]
 
 HANGS_S = 60.0
-"""A decision that still runs so long after it was given up does not end any more."""
+"""A decision or a stage that still runs after so long does not end any more."""
 
 TOKEN_VARIABLE = "CACS_ADMIN_TOKEN"
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What every replica of the graph is given; it travels to other processes."""
-
-    args: AppArgs
-    board: ReleaseBoard
-    bundle_ids: dict[str, str]
-    """Bundle directory -> bundle id, of arms and shadow."""
-    load_release: LoadRelease
-    load_predictor: LoadPredictor
 
 
 class HttpGateway:
@@ -86,7 +68,8 @@ class HttpGateway:
         self,
         wiring: Wiring,
         follower: Handle | None,  # noqa: ARG002 - runs because it is bound here
-        *handles: Handle,
+        selector: Handle | None = None,
+        ranker: Handle | None = None,
     ) -> None:
         listen_on_loopback()
         args, metrics = wiring.args, Metrics()
@@ -95,26 +78,29 @@ class HttpGateway:
         self._releases = Holder(
             wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
         )
-        local = None if handles else local_stages(self._releases)
-        self._straight = None if local is None else Straight(local)
+        local = None if selector else local_stages(self._releases)
+        self._straight = Straight(local) if local and ranker is None else None
+        stages = _stages(local, selector, ranker)
+        self._may_hang: list[Straight | InProcess] = [*stages.in_process]
+        if self._straight is not None:
+            self._may_hang.append(self._straight)
         self._gateway = Gateway(
             self._releases,
-            _remote_stages(*handles) if local is None else in_process(local),
-            Rules(
-                make_arms(args.experiment, args.settings, wiring.bundle_ids),
-                args.budget_ms / 1e3,
-                ControlsFile(args.controls) if args.controls else None,
-                args.max_in_flight,
-                args.max_in_burst,
-                args.orders,
-            ),
+            stages,
+            _rules(wiring),
             logs=replace(_logs(wiring, metrics), first_places=places),
             metrics=metrics,
             straight=self._straight,
         )
-        self._metrics_board = MetricsBoard(wiring.board.directory / "metrics", metrics)
+        beside = wiring.board.directory / "metrics"
+        self._metrics_board = MetricsBoard(beside, metrics)
         self._clicks = (
-            Clicks(ClickLog(args.click_log, metrics), metrics, places)
+            Clicks(
+                ClickLog(args.click_log, metrics),
+                metrics,
+                places,
+                StrayClicks(beside, self._metrics_board.name),
+            )
             if args.click_log
             else None
         )
@@ -151,9 +137,9 @@ class HttpGateway:
         Raises:
             RuntimeError: a stage hangs, or releases are followed no more.
         """
-        hangs_s = 0.0 if self._straight is None else self._straight.hangs_s
+        hangs_s = max((one.hangs_s for one in self._may_hang), default=0.0)
         if hangs_s > HANGS_S:
-            raise RuntimeError(f"a decision hangs for {hangs_s:.0f} s")
+            raise RuntimeError(f"a decision or a stage hangs for {hangs_s:.0f} s")
         _check_following(self._releases)
 
     def __del__(self) -> None:
@@ -262,38 +248,6 @@ def build_app(args: AppArgs) -> Application:
         raise click.ClickException(str(error)) from None
 
 
-def wire(args: AppArgs) -> Wiring:
-    """Check what is configured and put up the release board.
-
-    Raises:
-        InputError: a bundle is not one or is damaged, or a file is wrong.
-    """
-    kept = {
-        name: str(Path(value).resolve())
-        for name in (
-            *("bundle", "releases", "controls", "dataset"),
-            *("decision_log", "click_log", "shadow_log"),
-        )
-        if (value := getattr(args, name)) is not None
-    }
-    load_release(kept["bundle"])
-    if args.controls is not None:
-        read_controls(args.controls)
-    if args.dataset is not None:
-        read_dataset(args.dataset)
-    beside = {path: _bundle_id(path) for path in _beside(args)}
-    make_arms(args.experiment, args.settings, beside)
-    state = args.state or tempfile.mkdtemp(prefix="cacs-serve-")
-    board = ReleaseBoard(Path(state).resolve())
-    board.begin(
-        board.keep(kept["bundle"]),
-        ("gateway",) if args.fused else ("gateway", "selector", "ranker"),
-        tuple(board.keep(path) for path in beside),
-        began_with=kept["bundle"],
-    )
-    return Wiring(args.override(kept), board, beside, load_release, load_predictor)
-
-
 def compose(wiring: Wiring) -> Application:
     """Return the graph over a board that has begun; a test passes its own loaders."""
     args = wiring.args
@@ -307,12 +261,16 @@ def compose(wiring: Wiring) -> Application:
         registry = partial(open_registry, args.tracking_uri, args.model)
         follower = _deployment(FollowerReplica, "Follower", num_cpus=0)
         following = follower.bind(wiring.board, registry, cache)
-    handles = []
-    if not args.fused:
-        selector = _deployment(SelectorReplica, "Selector", num_cpus=0.2)
-        ranker = _deployment(RankerReplica, "Ranker", num_cpus=0.2)
-        handles = [selector.bind(wiring), ranker.bind(wiring)]
-    return gateway.bind(wiring, following, *handles)
+    replicas: dict[ReplicaKind, type] = {
+        "selector": SelectorReplica,
+        "ranker": RankerReplica,
+    }
+    handles: dict[str, Any] = {
+        kind: _deployment(replica, kind.capitalize(), num_cpus=0.2).bind(wiring)
+        for kind, replica in replicas.items()
+        if kind in args.kinds
+    }
+    return gateway.bind(wiring, following, **handles)
 
 
 def _deployment(
@@ -337,7 +295,8 @@ def _deployment(
 
 
 def _held_by_gateway(wiring: Wiring, path: str) -> ServedRelease:
-    stage = StageRelease(wiring.load_predictor(path)) if wiring.args.fused else None
+    has_stage = "selector" not in wiring.args.kinds
+    stage = StageRelease(wiring.load_predictor(path)) if has_stage else None
     return ServedRelease(wiring.load_release(path), stage)
 
 
@@ -350,12 +309,38 @@ def _stage_loader(wiring: Wiring) -> Callable[[str], StageRelease]:
     return lambda path: StageRelease(wiring.load_predictor(path))
 
 
-def _remote_stages(selector: Handle, ranker: Handle) -> Stages:
+def _stages(
+    local: LocalStages | None, selector: Handle | None, ranker: Handle | None
+) -> Stages:
+    """Return the stages by handles, and those in this process that have none."""
+    if local is not None:
+        here = in_process(local)
+        # The ranker opens no page while it waits for a selector as quick as this one.
+        return (
+            here
+            if ranker is None
+            else replace(here, teacher_scores=ranker.teacher_scores, pctr=ranker.pctr)
+        )
+    assert selector is not None
+    assert ranker is not None
     return Stages(
         selector_scores=selector.selector_scores,
         teacher_scores=ranker.teacher_scores,
         pctr=ranker.pctr,
         open_page=ranker.open_page,
+    )
+
+
+def _rules(wiring: Wiring) -> Rules:
+    args = wiring.args
+    return Rules(
+        make_arms(args.experiment, args.settings, wiring.bundle_ids),
+        args.budget_ms / 1e3,
+        ControlsFile(args.controls) if args.controls else None,
+        args.max_in_flight,
+        args.max_in_full,
+        args.max_in_burst,
+        args.orders,
     )
 
 
@@ -368,16 +353,6 @@ def _logs(wiring: Wiring, metrics: Metrics) -> Logs:
         if shadow and args.shadow_log
         else None,
     )
-
-
-def _beside(args: AppArgs) -> list[str]:
-    """Return the bundle directories of arms and shadow, each once."""
-    named = [arm.bundle for arm in args.experiment.arms] + [args.experiment.shadow]
-    return list(dict.fromkeys(path for path in named if path is not None))
-
-
-def _bundle_id(path: str) -> str:
-    return str(read_manifest(Path(path))["bundle_id"])
 
 
 def _admin_token(args: AppArgs) -> str | None:

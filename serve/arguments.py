@@ -8,6 +8,7 @@ from cacs_ray.config import Config
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.schema import PolicyName
 from serve.arms import ExperimentArgs
+from serve.board import ReplicaKind
 from serve.hosts import LOOPBACK_HOSTS, check_host
 
 
@@ -25,15 +26,22 @@ class AppArgs(Config):
     """Directory of the bundle to serve; the same on every node."""
     budget_ms: float = Field(default=50.0, gt=0, le=10_000)
     """Time to answer in, unless a request brings its own."""
-    max_in_flight: int = Field(default=8, ge=1, le=1_000)
+    max_in_flight: int = Field(default=6, ge=1, le=1_000)
     """Requests that a gateway holds at the same time when more come than it can
     answer; others get 503 at once."""
+    max_in_full: int | None = Field(default=None, ge=1, le=1_000)
+    """While it holds more than these, answers do without the ranker
+    (`ranker_spared`); null = two thirds of `max_in_flight`; as many as `max_in_flight`:
+    never."""
     max_in_burst: int | None = Field(default=None, ge=1, le=1_000)
-    """The same in a burst, as long as its queue was short a moment ago; null = four
-    times `max_in_flight`; no more than that, or fewer than 4 places: none for
+    """Requests that it holds at first when its queue was short a moment ago; null =
+    four times `max_in_flight`; no more than that, or fewer than 3 places: none for
     bursts."""
     fused: bool = False
     """All stages in the gateway's process instead of one deployment each."""
+    selector_in_gateway: bool = False
+    """The selector in the gateway's process and the ranker a deployment: selection
+    costs no call of another process. `fused` goes before it."""
     decision_log: str | None = None
     """Directory of the decision log; without it decisions are not kept."""
     click_log: str | None = None
@@ -82,6 +90,15 @@ class AppArgs(Config):
     """One structured record for each decided request, in the replica's log."""
     experiment: ExperimentArgs = ExperimentArgs()
     """Arms and shadow."""
+
+    @property
+    def kinds(self) -> tuple[ReplicaKind, ...]:
+        """The deployments that hold releases, gateway first."""
+        if self.fused:
+            return ("gateway",)
+        if self.selector_in_gateway:
+            return ("gateway", "ranker")
+        return ("gateway", "selector", "ranker")
 
     @property
     def settings(self) -> DecisionSettings:

@@ -24,6 +24,11 @@ class Decided:
     """Time in each stage and in `total`."""
     rung: Rung = field(default_factory=Rung)
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether every CTR is the ranker's own."""
+        return self.rung.ctr == "ranker"
+
     def __len__(self) -> int:
         return self.prepared.requests.num_rows
 

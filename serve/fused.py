@@ -1,4 +1,4 @@
-"""The stages of the fused graph: those of the gateway's own releases."""
+"""Stages in the gateway's process: those of its own releases."""
 
 from serve.gateway import ServedRelease
 from serve.holder import Holds
@@ -47,5 +47,5 @@ class _HeldStages:
 
 
 def _stage(served: ServedRelease) -> StageRelease:
-    assert served.stage is not None, "the fused graph loads stages with the release"
+    assert served.stage is not None, "stages in this process are loaded with a release"
     return served.stage

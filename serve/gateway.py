@@ -12,19 +12,15 @@ from datetime import UTC, datetime
 from time import perf_counter
 
 import numpy as np
-import pyarrow as pa
 
-from cacs_ray.answers.prepare import PreparedRequests, prepare_requests
 from cacs_ray.answers.table import DecisionOrigin
 from cacs_ray.decision.candidates import Candidates, Decisions, no_decisions
 from cacs_ray.decision.cascade import DecisionSettings, decide
-from cacs_ray.decision.controls import ControlRows
 from cacs_ray.errors import InputError
-from cacs_ray.schema import POLICIES, REQUESTS, Column, PolicyName
+from cacs_ray.schema import POLICIES, PolicyName
 from serve.admit import Places
 from serve.api import DecideRequest
 from serve.arms import Arms
-from serve.bounds import check_lists
 from serve.clicks import FirstPlaces
 from serve.controls_file import ControlsFile
 from serve.decided import Decided
@@ -32,7 +28,8 @@ from serve.decision_log import DecisionLog, RowLog
 from serve.holder import Holds
 from serve.ladder import LastPctr, RemoteScorers, StageQuestion
 from serve.metrics import Metrics
-from serve.release import PageView, Release, microseconds, requests_table
+from serve.prepare import narrowed, page_view, prepare
+from serve.release import Release
 from serve.shadow import Shadow
 from serve.stage import StageRelease, Stages
 from serve.straight import Straight
@@ -60,7 +57,7 @@ class ServedRelease:
         self.last_pctr = LastPctr(release.catalogue)
         # The first look into a catalogue sorts it: no request shall pay for it.
         asked = release.golden_request(datetime.now(UTC))
-        prepare(release, asked, _page(release, asked, ""))
+        prepare(release, asked, page_view(release, asked, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +68,8 @@ class Question:
     """Time to answer in; the gateway's own when None."""
     waited_s: float = 0.0
     """What of it has gone by before the gateway was asked."""
+    is_crowded: bool = False
+    """Whether there is no time for the ranker, see `Places`."""
     order: PolicyName | None = None
     """Policy in place of the configured one."""
     release: str | None = None
@@ -101,10 +100,12 @@ class Rules:
     """Time to answer in, unless a request brings its own."""
     controls: ControlsFile | None = None
     """What the operator says about creatives."""
-    max_in_flight: int = 8
+    max_in_flight: int = 6
     """Requests in work at the same time under too much load; others are refused."""
+    max_in_full: int | None = None
+    """So many of them are answered in full, see `Places`."""
     max_in_burst: int | None = None
-    """The same as long as the queue was short a moment ago, see `Places`."""
+    """Requests in work at first when the queue was short a moment ago, see `Places`."""
     orders: tuple[PolicyName, ...] = POLICIES
     """What a decision may be asked for in place of the configured policy."""
 
@@ -141,7 +142,7 @@ class Gateway:
         self._stages = stages
         self._straight = straight
         self._rules = rules
-        self.places = Places(rules.max_in_flight, rules.max_in_burst)
+        self.places = Places(rules.max_in_flight, rules.max_in_full, rules.max_in_burst)
         logs = logs or Logs()
         self._log = logs.decisions
         self._first_places = logs.first_places
@@ -182,8 +183,9 @@ class Gateway:
         if self._log is not None and len(decided):
             self._log.append(decided)
         if self._shadow is not None:
-            self._shadow.follow(request)
-        if self._first_places is not None:
+            # What brownout spares, the shadow shall not spend.
+            self._shadow.follow(request, is_crowded=question.is_crowded)
+        if self._first_places is not None and decided.is_ranked:
             for ad in np.flatnonzero(decided.decisions.slot == 0):
                 ad_id = decided.prepared.candidates.ad_ids[ad]
                 self._first_places.remember(request.request_id, ad_id)
@@ -252,7 +254,7 @@ class Gateway:
         budget_s = (question.budget_s or self._rules.budget_s) - question.waited_s
         deadline_s = asyncio.get_running_loop().time() + budget_s
         served, settings, missing = self._answering(request, question)
-        page = _page(served.release, request, f"{self._token}-{next(self._tokens)}")
+        page = page_view(served.release, request, f"{self._token}-{next(self._tokens)}")
         said = self._rules.controls if question.is_controlled else None
         controls = None if said is None else said.rows(served.release)
         prepared = prepare(served.release, request, page, controls)
@@ -262,7 +264,10 @@ class Gateway:
             served.release.catalogue,
             served.last_pctr,
             StageQuestion(
-                served.release.bundle_id, _narrowed(page, candidates), deadline_s
+                served.release.bundle_id,
+                narrowed(page, candidates),
+                deadline_s,
+                is_crowded=question.is_crowded,
             ),
         )
         scorers.seconds |= {
@@ -332,62 +337,3 @@ class Gateway:
             changes["policy"] = question.order
         settings = arm.settings.model_copy(update=changes) if changes else arm.settings
         return served or self.releases.live, settings, missing
-
-
-def prepare(
-    release: Release,
-    request: DecideRequest,
-    page: PageView,
-    controls: ControlRows | None = None,
-) -> PreparedRequests:
-    """Apply the rules of asking that need no model.
-
-    Raises:
-        InputError: the ads have too many live creatives, see `check_lists`.
-    """
-    prepared = prepare_requests(
-        release.catalogue,
-        _asked_table(request, page, release.columns),
-        controls=controls,
-    )
-    check_lists(prepared.candidates)
-    return prepared
-
-
-def _page(release: Release, request: DecideRequest, token: str) -> PageView:
-    return PageView(
-        request_id=request.request_id,
-        request_ts_us=microseconds(request.request_ts or datetime.now(UTC)),
-        user_id=request.user_id,
-        features=release.features(request.features),
-        ad_ids=tuple(asked.ad_id for asked in request.candidates),
-        bid_micros=tuple(asked.bid_micros for asked in request.candidates),
-        token=token,
-    )
-
-
-def _asked_table(
-    request: DecideRequest, page: PageView, columns: pa.Schema
-) -> pa.Table:
-    """Return a request in the contract's requests form."""
-    asked = {
-        Column.CREATIVE_IDS: [c.creative_ids for c in request.candidates],
-        Column.PINNED_CREATIVE_ID: [c.pinned_creative_id for c in request.candidates],
-    }
-    table = requests_table(page, columns)
-    for name, values in asked.items():
-        table = table.append_column(name, pa.array(values, REQUESTS.field(name).type))
-    return table
-
-
-def _narrowed(page: PageView, candidates: Candidates) -> PageView:
-    """Return the page view of the ads that take part."""
-    return PageView(
-        page.request_id,
-        page.request_ts_us,
-        page.user_id,
-        page.features,
-        candidates.ad_ids,
-        tuple(candidates.bid_micros.tolist()),
-        page.token,
-    )

@@ -120,10 +120,15 @@ def _add_decide(http: FastAPI, gateway: Gateway) -> None:
         body = await read_body(request)
         budget_s = None if x_request_timeout_ms is None else x_request_timeout_ms / 1e3
         try:
-            async with gateway.places.take(gateway.metrics) as waited_s:
+            async with gateway.places.take(gateway.metrics) as turn:
                 decided = await gateway.decide(
                     parse_model(body, DecideRequest),
-                    Question(budget_s=budget_s, order=order, waited_s=waited_s),
+                    Question(
+                        budget_s=budget_s,
+                        order=order,
+                        waited_s=turn.waited_s,
+                        is_crowded=turn.is_crowded,
+                    ),
                 )
         except InputError as error:
             raise RefusalError.of(error) from error

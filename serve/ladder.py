@@ -33,6 +33,8 @@ STAGE_SHARE = 0.6
 # Policies that choose by scores, in a stage that takes its time, before ranking.
 _CHOOSES_FIRST = ("cacs", "teacher")
 
+_SPARED = "ranker_spared"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -52,14 +54,20 @@ class LastPctr:
         self._pctr[creative_row[is_known]] = pctr[is_known]
         self._is_said[creative_row[is_known]] = True
 
-    def has_all(self, creative_row: np.ndarray) -> bool:
-        """Whether the ranker has said something of all these creatives."""
-        return bool(self._is_said[creative_row].all())
+    def recall(
+        self, candidates: Candidates, creative_row: np.ndarray
+    ) -> tuple[np.ndarray, bool]:
+        """Return the CTR of each ad, float64 [A], and whether the ranker said it all.
 
-    def recall(self, creative_row: np.ndarray) -> np.ndarray:
-        """Return float64 [A]."""
-        recalled: np.ndarray = self._pctr[creative_row]
-        return recalled
+        Args:
+            candidates: the ads.
+            creative_row: int32 [A]; where it is 0, because none is chosen yet, the
+                mean over the ad's live creatives, as the ranker answers then.
+        """
+        rows, mask = _rows_of(candidates, creative_row)
+        total = np.where(mask, self._pctr[rows], 0.0).sum(1)
+        recalled: np.ndarray = total / np.maximum(mask.sum(1), 1)
+        return recalled, bool(self._is_said[rows][mask].all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,8 @@ class StageQuestion:
     page: PageView
     deadline_s: float
     """On the clock of the event loop."""
+    is_crowded: bool = False
+    """Ranker and teacher are not asked: others wait, and they are most of the work."""
 
 
 @dataclass(slots=True)
@@ -92,7 +102,8 @@ class RemoteScorers:
     def begin(self, policy: PolicyName) -> None:
         """Start what needs no choice, where the policy asks the ranker afterwards."""
         open_page = self.stages.open_page
-        if open_page is None or policy not in _CHOOSES_FIRST:
+        is_asked = policy in _CHOOSES_FIRST and not self.question.is_crowded
+        if open_page is None or not is_asked:
             return
         nothing = np.zeros(0, np.int32)
         self.opening = self._call(open_page, nothing)
@@ -108,10 +119,17 @@ class RemoteScorers:
         """Decide in one thread of this process; None = ask the stages one by one."""
         started, most_s = perf_counter(), self._stage_s()
         question = self.question
-        if most_s == 0 or not straight.is_open(question.release, settings.policy):
+        # What would choose is not asked either: the ladder has the next rung.
+        is_spared = question.is_crowded and settings.policy == "teacher"
+        is_open = straight.is_open(question.release, settings.policy)
+        if most_s == 0 or is_spared or not is_open:
             return None
         asked = StraightScorers(
-            straight.stages, question.release, question.page, self.catalogue
+            straight.stages,
+            question.release,
+            question.page,
+            self.catalogue,
+            self.last_pctr.recall if question.is_crowded else None,
         )
         decisions = await straight.decide(candidates, asked, settings, most_s)
         if decisions is None:
@@ -119,7 +137,12 @@ class RemoteScorers:
             self.seconds["straight"] = perf_counter() - started
             return None
         self.seconds |= asked.seconds
-        if asked.priced is not None:
+        if asked.priced is None:
+            return decisions
+        if question.is_crowded:
+            self.failures.append(_SPARED)
+            self._fall(is_last=asked.is_last)
+        else:
             self.last_pctr.remember(asked.priced, decisions.pctr)
         return decisions
 
@@ -130,6 +153,8 @@ class RemoteScorers:
 
     async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
         """Return the teacher's logits, float [A, C], else the smoothed CTR."""
+        if self.question.is_crowded:
+            return await self._replace_scores("teacher_spared", candidates)
         asked = self.stages.teacher_scores
         return await self._list_scores("teacher", asked, candidates)
 
@@ -137,21 +162,19 @@ class RemoteScorers:
         self, candidates: Candidates, creative_row: np.ndarray
     ) -> np.ndarray:
         """Return the ranker's CTR, float64 [A], else the last known one."""
+        if self.question.is_crowded:
+            return self._replace_ranker(candidates, creative_row, _SPARED)
         await self._opened()
         pctr = await self._ask("ranker", self.stages.pctr, creative_row)
-        if pctr is not None:
-            is_ctr = pctr.shape == (len(candidates.ad_ids),) and bool(
-                ((pctr >= 0) & (pctr <= 1)).all()
-            )
-            if is_ctr:
-                self.last_pctr.remember(creative_row, pctr)
-                return pctr
-            self.failures.append("ranker_not_finite")
-        is_last = self.last_pctr.has_all(creative_row)
-        self.rung = self.rung.model_copy(
-            update={"ctr": "last_ctr" if is_last else "training_ctr"}
+        if pctr is None:
+            return self._replace_ranker(candidates, creative_row)
+        is_ctr = pctr.shape == (len(candidates.ad_ids),) and bool(
+            ((pctr >= 0) & (pctr <= 1)).all()
         )
-        return self.last_pctr.recall(creative_row)
+        if not is_ctr:
+            return self._replace_ranker(candidates, creative_row, "ranker_not_finite")
+        self.last_pctr.remember(creative_row, pctr)
+        return pctr
 
     async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
         """(clicks, impressions), float [A, C], as of the end of training."""
@@ -161,15 +184,41 @@ class RemoteScorers:
         """Beta prior of a creative's CTR."""
         return self.catalogue.prior
 
+    def _replace_ranker(
+        self,
+        candidates: Candidates,
+        creative_row: np.ndarray,
+        failure: str | None = None,
+    ) -> np.ndarray:
+        """Return the CTR of the next rung, float64 [A]; note why, if it is not yet."""
+        if failure is not None:
+            self.failures.append(failure)
+        pctr, is_last = self.last_pctr.recall(candidates, creative_row)
+        self._fall(is_last=is_last)
+        return pctr
+
+    def _fall(self, *, is_last: bool) -> None:
+        self.rung = self.rung.model_copy(
+            update={"ctr": "last_ctr" if is_last else "training_ctr"}
+        )
+
     async def _list_scores(
         self, stage: str, asked: RemoteMethod, candidates: Candidates
     ) -> np.ndarray:
         scores = await self._ask(stage, asked, candidates.creative_lists)
         mask = candidates.mask
-        if scores is not None:
-            if scores.shape == mask.shape and bool(np.isfinite(scores[mask]).all()):
-                return scores
-            self.failures.append(f"{stage}_not_finite")
+        if scores is None:
+            return await self._replace_scores(None, candidates)
+        if scores.shape == mask.shape and bool(np.isfinite(scores[mask]).all()):
+            return scores
+        return await self._replace_scores(f"{stage}_not_finite", candidates)
+
+    async def _replace_scores(
+        self, failure: str | None, candidates: Candidates
+    ) -> np.ndarray:
+        """Return the scores of the next rung, float64 [A, C]; note why, if not yet."""
+        if failure is not None:
+            self.failures.append(failure)
         clicks, impressions = await self.counts(candidates)
         ctr = smoothed_ctr(clicks, impressions, self.catalogue.prior)
         is_told = _tells_apart(candidates, ctr)
@@ -234,6 +283,18 @@ class RemoteScorers:
         if isinstance(answer, asyncio.Future):
             return answer
         return asyncio.create_task(_of_handle(answer))
+
+
+def _rows_of(
+    candidates: Candidates, creative_row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the creatives that a CTR is the mean of, int32 [A, C], and which count."""
+    lists = candidates.creative_lists
+    is_open = (creative_row == 0)[:, None]
+    rows = np.where(is_open, lists, creative_row[:, None])
+    # One that is chosen counts once: in the first place.
+    is_first = (np.arange(lists.shape[1]) == 0)[None]
+    return rows, np.where(is_open, candidates.mask, is_first)
 
 
 def _tells_apart(candidates: Candidates, scores: np.ndarray) -> bool:

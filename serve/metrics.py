@@ -94,11 +94,12 @@ class Metrics:
         self.shown = self._counter("cacs_placements", "Ads shown.")
         self.predicted_clicks = self._counter(
             "cacs_predicted_clicks",
-            "Sum of the predicted CTR of the ads in slot 0; beside cacs_slot0_clicks"
+            "Sum of the ranker's CTR of the ads in slot 0; beside cacs_slot0_clicks"
             " it says how well the ranker is calibrated now.",
         )
         self.first_clicks = self._counter(
-            "cacs_slot0_clicks", "First clicks on ads that this gateway put in slot 0."
+            "cacs_slot0_clicks",
+            "First clicks on ads that this gateway put in slot 0 by the ranker's CTR.",
         )
         self.clicks = self._counter("cacs_clicks", "Clicks accepted.")
         self.shadows = self._counter(
@@ -124,7 +125,9 @@ class Metrics:
             # By probabilities, not scores: Thompson has none, and pins are no choice.
             self.explored.inc(int((decisions.propensity < shares.max(1)).sum()))
         self.shown.inc(int((decisions.slot >= 0).sum()))
-        self.predicted_clicks.inc(float(decisions.pctr[decisions.slot == 0].sum()))
+        if decided.is_ranked:
+            first = decisions.slot == 0
+            self.predicted_clicks.inc(float(decisions.pctr[first].sum()))
 
     def _count_rung(self, reached: Rung) -> None:
         for part, rung in reached:

@@ -33,9 +33,9 @@ class Shadow:
         self._decide, self._log, self._metrics = decide, log, metrics
         self._running: set[asyncio.Task[None]] = set()
 
-    def follow(self, request: DecideRequest) -> None:
-        """Decide a request as well, some time after this returns."""
-        if len(self._running) >= MAX_RUNNING:
+    def follow(self, request: DecideRequest, *, is_crowded: bool = False) -> None:
+        """Decide a request as well, some time after this returns; not when crowded."""
+        if is_crowded or len(self._running) >= MAX_RUNNING:
             self._metrics.shadows.labels("skipped").inc()
             return
         task = asyncio.create_task(self._run(request))

@@ -7,7 +7,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -115,6 +115,12 @@ class Stages:
     """Lets the ranker do what no choice changes while the selector chooses; None
     where that does not pay."""
 
+    @property
+    def in_process(self) -> "list[InProcess]":
+        """Those that are in this process."""
+        named = (self.selector_scores, self.teacher_scores, self.pctr)
+        return [one for one in named if isinstance(one, InProcess)]
+
 
 class InProcess:
     """A stage's method in this process, in the manner of a handle's.
@@ -141,6 +147,13 @@ class InProcess:
         # Its own: a stage that hangs takes no threads from the others.
         self._threads = ThreadPoolExecutor(_STAGE_THREADS, method.__name__)
         self._waits_from_s = 0.0
+        self._running: dict[Future[StageAnswer], float] = {}
+
+    @property
+    def hangs_s(self) -> float:
+        """Seconds that the oldest answer takes which is not there yet, 0 = none."""
+        began = min(list(self._running.values()), default=None)
+        return 0.0 if began is None else monotonic() - began
 
     def remote(
         self, release: str, page: PageView, creatives: np.ndarray
@@ -152,6 +165,8 @@ class InProcess:
             if not asked.done():
                 self._waits_from_s = monotonic() + WARY_S
         if not asked.done():
+            self._running[asked] = monotonic()
+            asked.add_done_callback(lambda one: self._running.pop(one, None))
             return asyncio.wrap_future(asked)
         answer = asyncio.get_running_loop().create_future()
         error = asked.exception()

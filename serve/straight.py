@@ -7,6 +7,7 @@ anything goes wrong, the gateway asks the stages one by one instead.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
@@ -45,10 +46,15 @@ class StraightScorers:
     release: str
     page: PageView
     catalogue: Catalogue
+    recalled: Callable[[Candidates, np.ndarray], tuple[np.ndarray, bool]] | None = None
+    """In place of the ranker: (ads, int32 [A] creatives) -> CTR, float64 [A], and
+    whether the ranker had said all of it."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time in each stage."""
     priced: np.ndarray | None = None
-    """int32 [A]: the creatives that the ranker was asked for."""
+    """int32 [A]: the creatives whose CTR was asked for."""
+    is_last: bool = False
+    """Whether all that was recalled had been said by the ranker."""
     is_given_up: bool = False
     """Nobody waits any longer: the next stage need not begin."""
 
@@ -64,11 +70,14 @@ class StraightScorers:
 
     async def pctr(
         self,
-        candidates: Candidates,  # noqa: ARG002 - as `Scorers` has it
+        candidates: Candidates,
         creative_row: np.ndarray,
     ) -> np.ndarray:
-        """Return the ranker's CTR, float64 [A]."""
+        """Return the ranker's CTR, or the recalled one, float64 [A]."""
         self.priced = creative_row
+        if self.recalled is not None:
+            pctr, self.is_last = self.recalled(candidates, creative_row)
+            return pctr
         return self._ask("ranker", self.stages.pctr, creative_row)
 
     async def counts(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:

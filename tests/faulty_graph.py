@@ -17,11 +17,12 @@ from ray.serve import Application
 
 from cacs_ray.manifest import read_manifest
 from cacs_ray.schema import Column
-from serve.app import Wiring, compose
+from serve.app import compose
 from serve.arguments import AppArgs
 from serve.board import Entry, ReleaseBoard
 from serve.release import load_release
 from serve.stage import StagePredictor, load_predictor
+from serve.wiring import Wiring
 
 SLOW_S = 1.5
 DELAY_S = 0.005
@@ -94,7 +95,6 @@ def build_app(args: FaultyArgs) -> Application:
     """Return the graph for one bundle."""
     bundle_id = str(read_manifest(Path(args.bundle))["bundle_id"])
     board = ReleaseBoard(Path(tempfile.mkdtemp(prefix="cacs-faulty-")))
-    kinds = ("gateway",) if args.fused else ("gateway", "selector", "ranker")
-    board.begin(Entry(bundle_id=bundle_id, path=args.bundle), kinds, ())
+    board.begin(Entry(bundle_id=bundle_id, path=args.bundle), args.kinds, ())
     load = partial(load_faulty, fault_file=args.fault_file)
     return compose(Wiring(args, board, {}, load_release, load))

@@ -89,16 +89,22 @@ def _configuration(
         "budget_ms": 1000,
         **args,
     }
-    if application["args"]["fused"]:
-        # Ray Serve refuses settings of deployments that the graph does not have.
-        application["deployments"] = [
-            one for one in application["deployments"] if one["name"] == "Gateway"
-        ]
+    # Ray Serve refuses settings of deployments that the graph does not have.
+    absent = _absent_deployments(application["args"])
+    application["deployments"] = [
+        one for one in application["deployments"] if one["name"] not in absent
+    ]
     for deployment in application["deployments"]:
         # This machine is all there is: nothing scales.
         del deployment["autoscaling_config"]
         deployment["num_replicas"] = num_replicas
     return config
+
+
+def _absent_deployments(args: Mapping[str, Any]) -> set[str]:
+    if args["fused"]:
+        return {"Selector", "Ranker"}
+    return {"Selector"} if args["selector_in_gateway"] else set()
 
 
 def _started(

@@ -124,9 +124,10 @@ def test_ray_knows_every_key_of_the_serve_config(served):
         assert scaling.keys() <= AutoscalingConfig.model_fields.keys()
         parsed = AutoscalingConfig.model_validate(scaling)
         assert 2 <= parsed.min_replicas <= parsed.max_replicas
-        # Replicas are added before requests are refused: more are never held for long.
-        held = served["applications"][0]["args"]["max_in_flight"]
-        assert parsed.target_ongoing_requests < held
+        # Replicas are added before answers become cheaper and requests are refused.
+        args = served["applications"][0]["args"]
+        assert parsed.target_ongoing_requests < args["max_in_full"]
+        assert args["max_in_full"] < args["max_in_flight"] < args["max_in_burst"]
 
 
 def test_it_serves_the_graph_of_the_config_file(served):

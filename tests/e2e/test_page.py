@@ -13,9 +13,10 @@ from starlette.routing import Mount
 
 from cacs_ray.local_server import LOOPBACK, free_port
 from cacs_ray.promises import siblings
-from serve.app import HttpGateway, wire
+from serve.app import HttpGateway
 from serve.arguments import AppArgs
 from serve.http import create_http
+from serve.wiring import wire
 from tests.e2e.browser import find_chromium, open_browser
 from tests.unit.serve.conftest import make_service, release  # noqa: F401 - fixtures
 

@@ -22,7 +22,7 @@ from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.schema import DECISIONS, Column
 from jobs import cycle, join_feedback
 from serve.api import Click, ClicksRequest, DecideRequest
-from serve.app import HANGS_S, HttpGateway, wire
+from serve.app import HANGS_S, HttpGateway
 from serve.arguments import AppArgs
 from serve.arms import LIVE, Arm, Arms
 from serve.clicks import Clicks
@@ -32,8 +32,9 @@ from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.metrics import Metrics
 from serve.release import load_release
-from serve.stage import StageRelease, load_predictor
+from serve.stage import InProcess, StageRelease, load_predictor
 from serve.straight import Straight
+from serve.wiring import wire
 
 
 def test_a_bundle_answers_its_golden_requests(walk):
@@ -274,10 +275,11 @@ def served(walk, tmp_path, kept_loggers):
 
 def test_ray_serve_is_told_of_a_replica_that_cannot_mend_itself(served, monkeypatch):
     asyncio.run(served.check_health())
-    with monkeypatch.context() as hung:
-        hung.setattr(Straight, "hangs_s", HANGS_S + 1)
-        with pytest.raises(RuntimeError, match="hangs for 61 s"):
-            asyncio.run(served.check_health())
+    for asked in (Straight, InProcess):
+        with monkeypatch.context() as hung:
+            hung.setattr(asked, "hangs_s", HANGS_S + 1)
+            with pytest.raises(RuntimeError, match="hangs for 61 s"):
+                asyncio.run(served.check_health())
     served._releases.stop()
     served._releases._thread.join(10)
     with pytest.raises(RuntimeError, match="followed no more"):

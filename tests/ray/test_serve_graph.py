@@ -16,10 +16,11 @@ from ray import serve
 
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FeatureSpec, FieldSpec
-from serve.app import Wiring, compose
+from serve.app import compose
 from serve.arguments import AppArgs
 from serve.board import Entry, ReleaseBoard
 from serve.release import Release
+from serve.wiring import Wiring
 
 FIELD = FieldSpec(name="device", of="request", kind="category", column="device")
 PAGE_VIEW = {
@@ -121,17 +122,18 @@ def test_a_gateway_that_is_told_to_end_writes_what_it_decided(port, tmp_path):
     assert [pq.read_table(file).num_rows for file in files] == [2]
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["composed", "fused"])
-def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, fused):
-    args = AppArgs(
-        bundle="tiny", budget_ms=5_000, fused=fused, decision_log=str(tmp_path)
-    )
+@pytest.mark.parametrize(
+    "graph",
+    [{}, {"selector_in_gateway": True}, {"fused": True}],
+    ids=["composed", "selector in the gateway", "fused"],
+)
+def test_a_page_view_travels_the_graph_and_is_logged(port, tmp_path, graph):
+    args = AppArgs(bundle="tiny", budget_ms=5_000, decision_log=str(tmp_path), **graph)
     board = ReleaseBoard(tmp_path / "board")
-    kinds = ("gateway",) if fused else ("gateway", "selector", "ranker")
     (tmp_path / "manifest.json").write_text(
         json.dumps({"format": 1, "bundle_id": "r1"})
     )
-    board.begin(Entry(bundle_id="r1", path=str(tmp_path)), kinds)
+    board.begin(Entry(bundle_id="r1", path=str(tmp_path)), args.kinds)
     wiring = Wiring(args, board, {}, *tiny_loaders())
     serve.run(compose(wiring), name="ads", route_prefix="/")
 

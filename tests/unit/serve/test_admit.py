@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from serve.admit import Places
+from serve.admit import BURST_LASTS, Places
 from serve.http import create_http
 from serve.metrics import Metrics
 
@@ -45,7 +45,7 @@ def ask(service, page_view, scenario):
     return asyncio.run(run())
 
 
-def statuses_of(service, page_view, count):
+def statuses_of(service, page_view, count, path="/v1/decide"):
     """Send so many requests at once; return the statuses of their answers, sorted."""
 
     async def run():
@@ -53,7 +53,7 @@ def statuses_of(service, page_view, count):
         async with httpx.AsyncClient(
             transport=transport, base_url="http://serve"
         ) as client:
-            asked = [client.post("/v1/decide", json=page_view) for _ in range(count)]
+            asked = [client.post(path, json=page_view) for _ in range(count)]
             return [answer.status_code for answer in await asyncio.gather(*asked)]
 
     return sorted(asyncio.run(run()))
@@ -225,12 +225,12 @@ def test_what_comes_at_once_after_a_quiet_moment_is_held():
     """A pause of the machine is no overload, nor is a burst by chance."""
     told = held(Places(4, burst=12), [10] + [0] * 9 + [10])
 
-    assert told[0] == (10, False)
-    assert told[-1] == (10, False)
+    assert told[0][0] == 10
+    assert told[-1][0] == 10
 
 
 def test_what_goes_on_coming_has_only_the_ordinary_places():
-    told = held(Places(4, burst=12), [3] * 30)
+    told = held(Places(4, burst=12), [3] * (2 * BURST_LASTS * 4))
 
     assert 4 < max(count for count, _ in told) <= 12
     assert told[-1] == (4, True)
@@ -238,24 +238,93 @@ def test_what_goes_on_coming_has_only_the_ordinary_places():
     assert {count for count, _ in told[-10:]} == {4}
 
 
+def test_the_places_of_a_burst_become_fewer_with_each_that_begins():
+    """As many come as are answered, and the queue is never short: no overload yet."""
+    told = held(Places(4, burst=12), [6] + [1] * (2 * BURST_LASTS * 4))
+
+    # Six are held all the time; of the eight places of a burst two are left then.
+    first_refused = [is_full for _, is_full in told].index(True)
+    assert 6 + first_refused == BURST_LASTS * 4 * 6 / 8
+
+
 def test_without_allowance_a_burst_has_the_ordinary_places():
     assert held(Places(4, burst=4), [10])[0] == (4, True)
 
 
-@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 2])
 def test_with_few_places_the_moment_between_two_answers_is_no_calm(most):
     assert held(Places(most, burst=32), [10])[0] == (most, True)
 
 
 @pytest.mark.parametrize(
-    ("most", "burst", "come", "answered"),
-    [(4, 10, 12, 10), (8, 200, 80, 80), (8, None, 40, 32)],
+    ("places", "come", "answered"),
+    [
+        ((4, None, 10), 12, 10),
+        ((8, 8, 200), 80, 80),
+        ((8, None, None), 40, 32),
+        ((2, 1, 9), 9, 2),
+    ],
 )
 def test_a_burst_finds_its_places_in_the_service(
-    make_service, page_view, most, burst, come, answered
+    make_service, page_view, places, come, answered
 ):
-    service = make_service(rules={"max_in_flight": most, "max_in_burst": burst})
+    names = ("max_in_flight", "max_in_full", "max_in_burst")
+    service = make_service(rules=dict(zip(names, places, strict=True)))
     service.selector.is_at_once = service.ranker.is_at_once = True
 
     refused = [503] * (come - answered)
     assert statuses_of(service, page_view, come) == [200] * answered + refused
+
+
+async def turns_of(places, count):
+    """So many come at once; say of each whether it is crowded when its turn comes."""
+    told = []
+
+    async def come():
+        async with places.take(Metrics()) as turn:
+            told.append(turn.is_crowded)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(come() for _ in range(count)))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("most", "full", "come", "num_crowded"),
+    [
+        (6, None, 4, 0),
+        (6, None, 5, 1),
+        (6, 2, 5, 3),
+        (6, None, 20, 16),
+        (6, 6, 20, 0),
+        (6, 20, 20, 0),
+        (2, None, 2, 1),
+        (1, None, 1, 0),
+    ],
+)
+def test_answers_are_cheaper_while_more_than_those_in_full_hold_places(
+    most, full, come, num_crowded
+):
+    told = asyncio.run(turns_of(Places(most, full), come))
+    assert told == [True] * num_crowded + [False] * (come - num_crowded)
+
+
+def test_a_preview_is_in_full(make_service, page_view):
+    service = make_service(rules={"max_in_flight": 8, "max_in_full": 1})
+    service.selector.is_at_once = service.ranker.is_at_once = True
+    answers = statuses_of(service, page_view, 3, path="/v1/preview")
+    assert answers == [200] * 3
+    assert service.ranker.num_calls == 3
+
+
+def test_what_is_crowded_is_answered_without_the_ranker(make_service, page_view):
+    service = make_service(rules={"max_in_flight": 5, "max_in_full": 2})
+    service.selector.is_at_once = service.ranker.is_at_once = True
+
+    assert statuses_of(service, page_view, 5) == [200] * 5
+    # Three while more than two hold places; the last two have the time.
+    assert (service.selector.num_calls, service.ranker.num_calls) == (5, 2)
+    value = service.gateway.metrics.registry.get_sample_value
+    assert value("cacs_fallbacks_total", {"reason": "ranker_spared"}) == 3
+    told = {"part": "ctr", "rung": "training_ctr"}
+    assert value("cacs_lower_rungs_total", told) == 3

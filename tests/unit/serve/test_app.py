@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -11,9 +12,11 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
 from serve import alone
-from serve.app import Wiring, build_app, compose
+from serve.app import _stages, build_app, compose
 from serve.arguments import AppArgs
 from serve.board import ReleaseBoard
+from serve.straight import LocalStages
+from serve.wiring import Wiring
 
 CONFIG = Path(__file__).parents[3] / "serve" / "config.yaml"
 
@@ -22,7 +25,7 @@ def deployment_names(application) -> set[str]:
     """Names of the graph's deployments, ingress first."""
     bound = application._bound_deployment
     names = {bound.name}
-    for argument in bound.init_args:
+    for argument in (*bound.init_args, *bound.init_kwargs.values()):
         if hasattr(argument, "_bound_deployment"):
             names |= deployment_names(argument)
     return names
@@ -35,12 +38,29 @@ def graph(args):
 
 
 @pytest.mark.parametrize(
-    ("fused", "names"),
-    [(False, {"Gateway", "Selector", "Ranker"}), (True, {"Gateway"})],
+    ("said", "names"),
+    [
+        ({}, {"Gateway", "Selector", "Ranker"}),
+        ({"selector_in_gateway": True}, {"Gateway", "Ranker"}),
+        ({"fused": True}, {"Gateway"}),
+        ({"fused": True, "selector_in_gateway": True}, {"Gateway"}),
+    ],
 )
-def test_stages_are_deployments_of_their_own_unless_fused(fused, names):
-    args = AppArgs(bundle="any", fused=fused)
+def test_stages_are_deployments_of_their_own_unless_in_the_gateway(said, names):
+    args = AppArgs(bundle="any", **said)
     assert deployment_names(graph(args)) == names
+    assert {kind.capitalize() for kind in args.kinds} == names
+
+
+def test_with_the_selector_in_the_gateway_the_ranker_alone_is_asked_by_its_handle():
+    def scores(*_):
+        return None
+
+    ranker = SimpleNamespace(teacher_scores="by handle", pctr="too", open_page="also")
+    stages = _stages(LocalStages(scores, scores, scores), None, ranker)
+    assert stages.in_process == [stages.selector_scores]
+    assert (stages.teacher_scores, stages.pctr) == ("by handle", "too")
+    assert stages.open_page is None
 
 
 def test_following_a_champion_takes_a_process_of_its_own():
@@ -97,9 +117,22 @@ def test_the_shipped_scaling_has_no_key_that_ray_would_ignore():
         assert scaling["min_replicas"] >= 1
 
 
-def test_without_ray_a_wrong_argument_is_one_line(capsys, tmp_path):
-    for said in (["bundle"], [f"bundle={tmp_path}"], ["bundle=b", "budget=1"]):
-        assert alone.main(said) == 1
-        captured = capsys.readouterr()
-        assert captured.err.startswith("error: ")
-        assert "Traceback" not in captured.err
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        (["bundle"], "'bundle' is not KEY=VALUE"),
+        ([], "bundle"),
+        (["bundle=nowhere"], "nowhere"),
+        (["bundle=b", "budget=1"], "budget_ms"),
+        (["bundle=b", "port=http"], "port"),
+        (["bundle=b", "port=65536"], "65536"),
+        (["bundle=b", "ends_with=0"], "ends_with"),
+        (["bundle=b", "allowed_hosts=ads.example:8000"], "ads.example:8000"),
+    ],
+)
+def test_without_ray_a_wrong_argument_is_one_line(capsys, said, named):
+    assert alone.main(said) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert named in captured.err

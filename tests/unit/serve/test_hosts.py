@@ -9,11 +9,12 @@ import yaml
 from pydantic import ValidationError
 
 from cacs_ray.manifest import read_manifest
-from serve.app import HttpGateway, Wiring
+from serve.app import HttpGateway
 from serve.arguments import AppArgs
 from serve.board import Entry, ReleaseBoard
 from serve.hosts import LOOPBACK_HOSTS
 from serve.http import create_http
+from serve.wiring import Wiring
 from tests.contracts.sources import ROOT
 from tests.unit.serve.conftest import PCTR, SCORES, Stage
 

@@ -73,3 +73,26 @@ def test_a_stage_that_hangs_takes_no_thread_from_another():
         return answer
 
     assert asyncio.run(ask()) == ANSWER
+
+
+def test_how_long_a_stage_hangs_is_known(monkeypatch):
+    may_end, now = threading.Event(), [1000.0]
+    monkeypatch.setattr(stage, "monotonic", lambda: now[0])
+
+    def hang(*_):
+        may_end.wait(30)
+        return ANSWER
+
+    async def ask():
+        asked = InProcess(hang, patience_s=0.001)
+        assert asked.hangs_s == 0
+        answer = asked.remote("r1", None, None)
+        now[0] += 70
+        # Who asked waits no longer; the thread does not know.
+        answer.cancel()
+        told = [asked.hangs_s]
+        may_end.set()
+        asked._threads.shutdown()
+        return [*told, asked.hangs_s]
+
+    assert asyncio.run(ask()) == [70, 0]

@@ -9,7 +9,7 @@ import pytest
 
 from serve.api import DecideRequest
 from serve.decision_log import DecisionLog, LogLimits, RowLog
-from serve.gateway import ServedRelease
+from serve.gateway import Question, ServedRelease
 from serve.metrics import Metrics
 from serve.shadow import MAX_RUNNING
 
@@ -104,3 +104,16 @@ def test_it_is_skipped_when_it_cannot_keep_up(service, page_view):
     asyncio.run(run())
     value = service.gateway.metrics.registry.get_sample_value
     assert value("cacs_shadow_requests_total", {"outcome": "skipped"}) == 2
+
+
+def test_it_does_not_spend_what_a_crowded_gateway_spares(service, page_view):
+    request = DecideRequest.model_validate_json(page_view)
+
+    async def run():
+        await service.gateway.decide(request, Question(is_crowded=True))
+        await service.gateway._shadow.drain()
+
+    asyncio.run(run())
+    value = service.gateway.metrics.registry.get_sample_value
+    assert value("cacs_shadow_requests_total", {"outcome": "skipped"}) == 1
+    assert value("cacs_shadow_requests_total", {"outcome": "decided"}) is None
