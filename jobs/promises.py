@@ -8,10 +8,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from cacs_ray.command import add_path, job_parser, run_job
 from cacs_ray.promises.run import PROMISES, run_promises
-from cacs_ray.promises.service import Plan
+from cacs_ray.promises.service import GraphName, Plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of durations and counts; 0.05 for a quick look",
     )
     parser.add_argument(
-        "--composed",
-        action="store_true",
-        help="a deployment for each stage, as on a cluster; else as `make serve`, all "
-        "in the gateway's process",
+        "--graph",
+        choices=get_args(GraphName),
+        default="fused",
+        help="all stages in the gateway's process, as `make serve` (fused), a "
+        "deployment for each, as on a cluster, or one for the ranker alone",
     )
     return run_job(parser, promises, argv)
 
@@ -44,7 +46,7 @@ def promises(args: argparse.Namespace) -> dict[str, object]:
         Path(args.out).absolute(),
         Path(args.bundle).absolute(),
         args.minutes_scale,
-        is_fused=not args.composed,
+        args.graph,
     )
     return run_promises(plan, args.only)
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from cacs_ray.promises.service import Plan, Service, serving
+from cacs_ray.promises.service import NEVER_CROWDED, Plan, Service, serving
 
 
 class Bench:
@@ -34,7 +34,10 @@ class Bench:
         return self._service(is_faulty=False)
 
     def faulty(self) -> Service:
-        """Return the service whose stages can be told to fail."""
+        """Return the service whose stages can be told to fail.
+
+        It spares no stage that is slow: what is shown is the fault.
+        """
         return self._service(is_faulty=True)
 
     def name(self, part: str) -> str:
@@ -45,6 +48,11 @@ class Bench:
         if is_faulty not in self._services:
             name = "faulty" if is_faulty else "service"
             self._services[is_faulty] = self._stack.enter_context(
-                serving(self.plan, name, is_faulty=is_faulty)
+                serving(
+                    self.plan,
+                    name,
+                    is_faulty=is_faulty,
+                    args=NEVER_CROWDED if is_faulty else {},
+                )
             )
         return self._services[is_faulty]

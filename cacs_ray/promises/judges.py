@@ -28,6 +28,8 @@ GROWTH: Final = 0.05
 STEADY: Final = 1.2
 NEARLY_FREE: Final = 1.05
 """A graph with selection may take so many times what the same graph takes to rank."""
+_LOWER: Final = 0.1
+"""Of the answers of a good second may be by a lower rung."""
 _SAME: Final = 1e-6
 _WINDOW_S: Final = 1.0
 
@@ -51,7 +53,8 @@ def judge_accepted(shots: pl.DataFrame, nominal_p99_ms: float) -> Verdict:
         "accepted requests stay quick",
         len(latencies),
         int((latencies > most_ms).sum()),
-        f"p99 {p99:.1f} ms of {len(latencies) / shots.height:.0%} accepted",
+        f"p99 {p99:.1f} ms of {len(latencies) / shots.height:.0%} accepted, "
+        f"{shots['fallback'].count():,} by a lower rung",
         f"p99 <= {SLOWER:g} x nominal = {most_ms:.1f} ms",
         bool(p99 <= most_ms),
         _lag_note(shots),
@@ -84,7 +87,7 @@ def judge_recovery(shots: pl.DataFrame, nominal_p99_ms: float) -> Verdict:
     """After the overload, ordinary load is soon served as before.
 
     Recovered is the first second whose requests were all answered with 200, 95 % of
-    them within twice the nominal p99.
+    them within twice the nominal p99 and 90 % by no lower rung.
     """
     most_ms = SLOWER * nominal_p99_ms
     windows = (
@@ -93,8 +96,11 @@ def judge_recovery(shots: pl.DataFrame, nominal_p99_ms: float) -> Verdict:
         .agg(
             is_ok=(pl.col("status") == OK).all(),
             p95=pl.col("latency_ms").quantile(0.95, "higher"),
+            lower=pl.col("fallback").is_not_null().mean(),
         )
-        .filter(pl.col("is_ok") & (pl.col("p95") <= most_ms))
+        .filter(
+            pl.col("is_ok") & (pl.col("p95") <= most_ms) & (pl.col("lower") <= _LOWER)
+        )
     )
     recovered = float(windows["window"][0] * _WINDOW_S) if windows.height else np.inf
     return Verdict(

@@ -116,7 +116,7 @@ def measure_capacity(
     target: Target,
     *,
     duration_s: float,
-    concurrency: int = 8,
+    concurrency: int = 4,
     most: int = MAX_ARRIVALS,
     name: str = "capacity",
 ) -> tuple[float, pl.DataFrame]:
@@ -128,7 +128,8 @@ def measure_capacity(
         target: where to.
         duration_s: seconds, > 0.
         concurrency: requests that are open all the time, >= 1; with more than a
-            gateway has places for, part of its time goes into refusals.
+            gateway answers in full, part of them is answered more cheaply, and with
+            more than it has places for part of its time goes into refusals.
         most: requests; when they are sent, the run ends before its time.
         name: begins the request ids.
 

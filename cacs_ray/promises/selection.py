@@ -9,7 +9,7 @@ from cacs_ray.promises.bodies import JsonBodies, bundle_bodies
 from cacs_ray.promises.judges import judge_ratio
 from cacs_ray.promises.latency import PairedLatency, paired_latency
 from cacs_ray.promises.load import LoadLimits, Target, measure_capacity
-from cacs_ray.promises.service import keep
+from cacs_ray.promises.service import NEVER_CROWDED, keep, serving
 from cacs_ray.promises.verdict import Outcome, Verdict
 
 SHAPES: Final = ((50, 8), (200, 10))
@@ -27,30 +27,31 @@ _UNHURRIED: Final = {"x-request-timeout-ms": "5000"}
 
 def selection_nearly_free(bench: Bench) -> Outcome:
     """The graph with selection takes hardly longer than when it only ranks."""
-    plan, plain = bench.plan, bench.plain()
+    plan = bench.plan
     num_blocks = plan.count(_NUM_BLOCKS, least=3)
     verdicts: list[Verdict] = []
-    for num_ads, num_creatives in SHAPES:
-        bodies = bundle_bodies(
-            plan.bundle, num_ads=num_ads, num_creatives=num_creatives
-        )
-        name = bench.name(f"selection-{num_ads}")
-        paired, raw, _ = compare_with_ranking(
-            plain.graph.url, bodies, num_blocks=num_blocks, name=name
-        )
-        keep(plan, name, raw)
-        verdicts += _judged(bodies.shape, paired)
+    with serving(plan, "selection", args=NEVER_CROWDED) as plain:
+        for num_ads, num_creatives in SHAPES:
+            bodies = bundle_bodies(
+                plan.bundle, num_ads=num_ads, num_creatives=num_creatives
+            )
+            name = bench.name(f"selection-{num_ads}")
+            paired, raw, _ = compare_with_ranking(
+                plain.graph.url, bodies, num_blocks=num_blocks, name=name
+            )
+            keep(plan, name, raw)
+            verdicts += _judged(bodies.shape, paired)
     faulty = bench.faulty()
     faulty.set_fault(selector="delay")
     slowed, _, _ = compare_with_ranking(
-        faulty.graph.url, plain.bodies, num_blocks=3, name=bench.name("selection-slow")
+        faulty.graph.url, faulty.bodies, num_blocks=3, name=bench.name("selection-slow")
     )
     faulty.set_fault()
     return Outcome(
         "selection is nearly free",
         f"order cacs against rank_only in turns of a second, {num_blocks} blocks of "
         f"{BLOCK_S:g} s each at {QUIET_SHARE:.0%} of the capacity, "
-        f"{'fused' if plan.is_fused else 'composed'} graph",
+        f"{plan.setting}",
         tuple(verdicts),
         tuple(_judged("slowed", slowed)),
         "a selector that takes 5 ms longer",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 import polars as pl
@@ -31,6 +31,13 @@ _LABEL: Final = re.compile(r'(deployment|replica)="([^"]*)"')
 _POLL_S: Final = 0.5
 
 
+NEVER_CROWDED: Final = {"max_in_flight": 64, "max_in_full": 64}
+"""Arguments with which every answer is the whole work, however many wait."""
+
+GraphName = Literal["fused", "composed", "selector_in_gateway"]
+"""All stages in the gateway's process, a deployment for each, or the ranker's alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What every check is told."""
@@ -40,8 +47,13 @@ class Plan:
     bundle: Path
     scale: float = 1.0
     """Of durations and counts; 1 is what the promises say."""
-    is_fused: bool = True
-    """All stages in the gateway's process, or a deployment for each."""
+    graph: GraphName = "fused"
+    """Which stages are in the gateway's process."""
+
+    @property
+    def setting(self) -> str:
+        """Which graph it is, in words."""
+        return f"{self.graph.replace('_', ' ')} graph"
 
     def seconds(self, full: float, least: float = 3.0) -> float:
         """Return a duration of the promises, scaled."""
@@ -67,8 +79,7 @@ class Service:
     @property
     def setting(self) -> str:
         """What was measured, in words."""
-        kind = "fused" if self.plan.is_fused else "composed"
-        return f"{self.bodies.shape}, {kind} graph"
+        return f"{self.bodies.shape}, {self.plan.setting}"
 
     def with_bodies(self, bodies: JsonBodies) -> "Service":
         """Return the same service, asked other requests."""
@@ -168,7 +179,8 @@ def serving(
     token_file.touch(mode=0o600)
     token_file.write_text(token)
     told: dict[str, Any] = {
-        "fused": plan.is_fused,
+        "fused": plan.graph == "fused",
+        "selector_in_gateway": plan.graph == "selector_in_gateway",
         "admin_token_file": str(token_file),
         **args,
     }

@@ -103,6 +103,14 @@ def test_recovery_is_the_first_good_second(bad_s, is_kept):
     assert verdict.figure.startswith(f"{bad_s} s")
 
 
+def test_a_second_of_lower_rungs_is_no_good_one():
+    seconds = [float(n // 20) for n in range(60)]
+    fallback = ["ranker_spared"] * 20 + ["ranker_spared"] * 3 + [None] * 17
+    fallback += ["ranker_spared"] * 2 + [None] * 18
+    after = shots(60, scheduled_s=seconds, fallback=fallback)
+    assert judge_recovery(after, nominal_p99_ms=10).figure.startswith("2 s")
+
+
 def test_a_service_that_stays_slow_never_recovers():
     after = shots(3, scheduled_s=[0.0, 1.0, 2.0], latency_ms=30.0)
     verdict = judge_recovery(after, nominal_p99_ms=10)
