@@ -35,8 +35,13 @@ otherwise."""
 BURST: Final = 4
 """Times the places that a burst may begin with, unless configured otherwise."""
 
-BURST_LASTS: Final = 10
+BURST_LASTS: Final = 15
 """Times the places: so many begin before what still comes is no burst any more."""
+
+CALM_GIVES: Final = 2
+"""Beginnings that a burst may have again for each that begins in calm. Were it all of
+them at once, a moment without arrivals in the midst of an overload would begin another
+burst."""
 
 _FULL: Final = "too many requests are being answered; try again"
 _REFUSAL: Final = ProblemReport(error=_FULL).model_dump_json()
@@ -69,20 +74,21 @@ class Places:
 
     Requests that arrive by chance, or after a pause of the machine, come in bursts
     that the next moments deal with: to refuse them would be to refuse ordinary load.
-    So there are more places when the queue was short a moment ago, as in the adaptive
-    queue of B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015; they become fewer with
-    each that begins. It counts answers, not seconds: a machine that stands still for a
-    moment, or is slow, ends no burst.
+    So there are more places after a time in which the queue was short, much as in the
+    adaptive queue of B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015; they become
+    fewer with each that begins in a longer one, as from a bucket of tokens, and more
+    again with each that begins in a short one. It counts answers, not seconds: a
+    machine that stands still for a moment, or is slow, ends no burst.
 
     Args:
         most: requests in work at the same time when more come than can be answered.
         full: so many of them are answered in full; by default `FULL_SHARE` of `most`,
             one at least. With `most` no answer is ever made cheaper.
-        burst: requests in work when the queue was short a moment ago, see
-            `CALM_SHARE`; `most` when `BURST_LASTS` times `most` have begun since, and
-            in between in proportion. By default `BURST` times `most`; no allowance when
-            less than `most`, or with fewer places than tell a short queue from the
-            moment between two answers.
+        burst: requests in work after a time in which the queue was short, see
+            `CALM_SHARE`; `most` when `BURST_LASTS` times `most` have begun in a longer
+            one, and in between in proportion. By default `BURST` times `most`; no
+            allowance when less than `most`, or with fewer places than tell a short
+            queue from the moment between two answers.
     """
 
     def __init__(
@@ -93,14 +99,14 @@ class Places:
         wanted = max(most, BURST * most if burst is None else burst)
         self.burst = wanted if CALM_SHARE * most >= 1 else most
         self._taken = 0
-        self._begun_since_calm = 0
+        self._begun_in_burst = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_full(self) -> bool:
         """Whether one more would be refused."""
-        share = 1 - self._begun_since_calm / (BURST_LASTS * self.most)
-        return self._taken >= self.most + max(0.0, share) * (self.burst - self.most)
+        share = 1 - self._begun_in_burst / (BURST_LASTS * self.most)
+        return self._taken >= self.most + share * (self.burst - self.most)
 
     @asynccontextmanager
     async def take(self, metrics: Metrics) -> AsyncIterator[Turn]:
@@ -112,17 +118,21 @@ class Places:
         if self.is_full:
             metrics.shed.inc()
             raise RefusalError(BUSY, _FULL)
-        if self._taken <= CALM_SHARE * self.most:
-            self._begun_since_calm = 0
         self._taken += 1
         came_s = perf_counter()
         try:
             await self._turn()
-            self._begun_since_calm += 1
+            self._count_beginning()
             is_crowded = self.full < min(self.most, self._taken)
             yield Turn(perf_counter() - came_s, is_crowded)
         finally:
             self._taken -= 1
+
+    def _count_beginning(self) -> None:
+        is_calm = self._taken <= CALM_SHARE * self.most
+        more = -CALM_GIVES if is_calm else 1
+        most = BURST_LASTS * self.most
+        self._begun_in_burst = min(max(0, self._begun_in_burst + more), most)
 
     def _turn(self) -> "asyncio.Future[None]":
         turn = asyncio.get_running_loop().create_future()

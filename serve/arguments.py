@@ -34,7 +34,7 @@ class AppArgs(Config):
     (`ranker_spared`); null = two thirds of `max_in_flight`; as many as `max_in_flight`:
     never."""
     max_in_burst: int | None = Field(default=None, ge=1, le=1_000)
-    """Requests that it holds at first when its queue was short a moment ago; null =
+    """Requests that it holds at first when its queue has been short; null =
     four times `max_in_flight`; no more than that, or fewer than 3 places: none for
     bursts."""
     fused: bool = False

@@ -105,7 +105,7 @@ class Rules:
     max_in_full: int | None = None
     """So many of them are answered in full, see `Places`."""
     max_in_burst: int | None = None
-    """Requests in work at first when the queue was short a moment ago, see `Places`."""
+    """Requests in work at first when the queue has been short, see `Places`."""
     orders: tuple[PolicyName, ...] = POLICIES
     """What a decision may be asked for in place of the configured policy."""
 

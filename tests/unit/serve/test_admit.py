@@ -247,6 +247,13 @@ def test_the_places_of_a_burst_become_fewer_with_each_that_begins():
     assert 6 + first_refused == BURST_LASTS * 4 * 6 / 8
 
 
+@pytest.mark.parametrize(("num_calm", "is_burst"), [(1, False), (60, True)])
+def test_only_a_time_of_calm_gives_a_burst_its_places_again(num_calm, is_burst):
+    overload, pause, calm = [3] * (2 * BURST_LASTS * 4), [0] * 4, [1] * num_calm
+    told = held(Places(4, burst=12), [*overload, *pause, *calm, 12])
+    assert told[-1][0] == (12 if is_burst else 5)
+
+
 def test_without_allowance_a_burst_has_the_ordinary_places():
     assert held(Places(4, burst=4), [10])[0] == (4, True)
 
