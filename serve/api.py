@@ -269,7 +269,7 @@ class Rung(_Wire):
     """As the policy says; by the smoothed CTR of training; by that, and the first live
     creative of an ad whose creatives it does not tell apart."""
     ctr: Literal["ranker", "last_ctr", "training_ctr"] = "ranker"
-    """The ranker's; the last one it gave for each creative; that, and the smoothed CTR
+    """The ranker's; what it lately gave for each creative; that, and the smoothed CTR
     of training for a creative of which it has said nothing yet."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
+from scipy import special
 
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings
@@ -33,29 +34,40 @@ STAGE_SHARE = 0.6
 # Policies that choose by scores, in a stage that takes its time, before ranking.
 _CHOOSES_FIRST = ("cacs", "teacher")
 
+NEWEST_SHARE = 0.1
+"""Of what the ranker says now, in what is remembered of a creative."""
+
 _SPARED = "ranker_spared"
 
 _logger = logging.getLogger(__name__)
 
 
 class LastPctr:
-    """The CTR that the ranker last gave for each creative."""
+    """The CTR that the ranker lately gave for each creative.
+
+    A moving mean, not the last one: that was another user's, and ads that it orders
+    earn a tenth less (docs/decisions/0018).
+    """
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._pctr = smoothed_ctr(
             catalogue.clicks, catalogue.impressions, catalogue.prior
         )
-        """float64 [K + 1]: until the ranker speaks, the smoothed CTR of training."""
+        """float64 [K + 1]: begins with the smoothed CTR of training."""
         self._is_said = np.zeros(len(self._pctr), bool)
 
     def remember(self, creative_row: np.ndarray, pctr: np.ndarray) -> None:
         """Keep what the ranker said; row 0 stands for no creative and is left out."""
         is_known = creative_row > 0
-        self._pctr[creative_row[is_known]] = pctr[is_known]
-        self._is_said[creative_row[is_known]] = True
+        rows = creative_row[is_known]
+        self._pctr[rows] += NEWEST_SHARE * (pctr[is_known] - self._pctr[rows])
+        self._is_said[rows] = True
 
     def recall(
-        self, candidates: Candidates, creative_row: np.ndarray
+        self,
+        candidates: Candidates,
+        creative_row: np.ndarray,
+        scores: np.ndarray | None = None,
     ) -> tuple[np.ndarray, bool]:
         """Return the CTR of each ad, float64 [A], and whether the ranker said it all.
 
@@ -63,11 +75,23 @@ class LastPctr:
             candidates: the ads.
             creative_row: int32 [A]; where it is 0, because none is chosen yet, the
                 mean over the ad's live creatives, as the ranker answers then.
+            scores: of the selector, float [A, C], where there are any: then it is the
+                mean for all ads, moved in log-odds by how far the chosen one's score
+                stands out from its list, as the order `parallel` does.
         """
-        rows, mask = _rows_of(candidates, creative_row)
-        total = np.where(mask, self._pctr[rows], 0.0).sum(1)
-        recalled: np.ndarray = total / np.maximum(mask.sum(1), 1)
-        return recalled, bool(self._is_said[rows][mask].all())
+        lists, mask = candidates.creative_lists, candidates.mask
+        is_open = creative_row == 0
+        is_chosen = lists == creative_row[:, None]
+        looked_at = np.where(is_open[:, None], mask, is_chosen & mask)
+        is_said = bool(self._is_said[lists[looked_at]].all())
+        if scores is None:
+            # A pin from outside the list is not in it.
+            alone = self._pctr[creative_row]
+            return np.where(is_open, _mean(self._pctr[lists], mask), alone), is_said
+        own = np.where(is_chosen & mask, scores, 0.0).sum(1)
+        standout = np.where((is_chosen & mask).any(1), own - _mean(scores, mask), 0.0)
+        logits = special.logit(_mean(self._pctr[lists], mask)) + standout
+        return special.expit(logits), is_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +120,8 @@ class RemoteScorers:
     """Time in each stage."""
     rung: Rung = field(default_factory=Rung)
     """The lowest that was needed."""
+    scores: np.ndarray | None = None
+    """The selector's, float [A, C], once it has given any."""
     opening: "asyncio.Future[StageAnswer] | None" = None
     """The ranker's work that no choice changes, while the selector chooses."""
 
@@ -193,7 +219,7 @@ class RemoteScorers:
         """Return the CTR of the next rung, float64 [A]; note why, if it is not yet."""
         if failure is not None:
             self.failures.append(failure)
-        pctr, is_last = self.last_pctr.recall(candidates, creative_row)
+        pctr, is_last = self.last_pctr.recall(candidates, creative_row, self.scores)
         self._fall(is_last=is_last)
         return pctr
 
@@ -210,6 +236,8 @@ class RemoteScorers:
         if scores is None:
             return await self._replace_scores(None, candidates)
         if scores.shape == mask.shape and bool(np.isfinite(scores[mask]).all()):
+            if stage == "selector":
+                self.scores = scores
             return scores
         return await self._replace_scores(f"{stage}_not_finite", candidates)
 
@@ -285,16 +313,11 @@ class RemoteScorers:
         return asyncio.create_task(_of_handle(answer))
 
 
-def _rows_of(
-    candidates: Candidates, creative_row: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the creatives that a CTR is the mean of, int32 [A, C], and which count."""
-    lists = candidates.creative_lists
-    is_open = (creative_row == 0)[:, None]
-    rows = np.where(is_open, lists, creative_row[:, None])
-    # One that is chosen counts once: in the first place.
-    is_first = (np.arange(lists.shape[1]) == 0)[None]
-    return rows, np.where(is_open, candidates.mask, is_first)
+def _mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the mean of each row's real creatives, float64 [A]."""
+    total = np.where(mask, values, 0.0).sum(1, dtype=np.float64)
+    mean: np.ndarray = total / np.maximum(mask.sum(1), 1)
+    return mean
 
 
 def _tells_apart(candidates: Candidates, scores: np.ndarray) -> bool:

@@ -26,6 +26,11 @@ _THREADS = 4
 _logger = logging.getLogger(__name__)
 
 
+Recall = Callable[[Candidates, np.ndarray, np.ndarray | None], tuple[np.ndarray, bool]]
+"""(ads, int32 [A] creatives, float [A, C] scores of the selector or None) -> CTR,
+float64 [A], and whether the ranker had said all of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalStages:
     """The stages' own methods, to be called in this process."""
@@ -46,13 +51,14 @@ class StraightScorers:
     release: str
     page: PageView
     catalogue: Catalogue
-    recalled: Callable[[Candidates, np.ndarray], tuple[np.ndarray, bool]] | None = None
-    """In place of the ranker: (ads, int32 [A] creatives) -> CTR, float64 [A], and
-    whether the ranker had said all of it."""
+    recalled: Recall | None = None
+    """In place of the ranker."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time in each stage."""
     priced: np.ndarray | None = None
     """int32 [A]: the creatives whose CTR was asked for."""
+    scores: np.ndarray | None = None
+    """The selector's, float [A, C], once it was asked."""
     is_last: bool = False
     """Whether all that was recalled had been said by the ranker."""
     is_given_up: bool = False
@@ -61,7 +67,8 @@ class StraightScorers:
     async def selector_scores(self, candidates: Candidates) -> np.ndarray:
         """Return the student's scores, float [A, C]."""
         asked = self.stages.selector_scores
-        return self._ask("selector", asked, candidates.creative_lists)
+        self.scores = self._ask("selector", asked, candidates.creative_lists)
+        return self.scores
 
     async def teacher_scores(self, candidates: Candidates) -> np.ndarray:
         """Return the teacher's logits, float [A, C]."""
@@ -76,7 +83,7 @@ class StraightScorers:
         """Return the ranker's CTR, or the recalled one, float64 [A]."""
         self.priced = creative_row
         if self.recalled is not None:
-            pctr, self.is_last = self.recalled(candidates, creative_row)
+            pctr, self.is_last = self.recalled(candidates, creative_row, self.scores)
             return pctr
         return self._ask("ranker", self.stages.pctr, creative_row)
 

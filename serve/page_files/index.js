@@ -29,7 +29,7 @@ const PARTS = { selector: "choice", teacher: "choice", ranker: "ctr" };
 const RUNGS = {
   popular_creative: "creatives were chosen by their smoothed CTR in training",
   default_creative: "creatives were chosen by their smoothed CTR in training, the first live one where it tells none apart",
-  last_ctr: "pCTR is the last one known of each creative",
+  last_ctr: "pCTR is what the ranker lately gave for each creative",
   training_ctr: "pCTR is the last one known of each creative, or its smoothed CTR in training",
 };
 // What the scores of a list are, by order; a fallen stage's are smoothed CTRs.

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import special
 
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.features.catalogue import Catalogue
@@ -26,6 +27,7 @@ from serve.decision_log import ClickLog
 from serve.gateway import Gateway, Logs, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.http import create_http
+from serve.ladder import NEWEST_SHARE
 from serve.page import PageSource
 from serve.release import Release
 from serve.stage import StageAnswer, Stages
@@ -40,6 +42,27 @@ FIELDS = (
 SCORES = np.array([0.0, 2.0, 1.0, 3.0, 1.0], np.float32)
 """Selector score by catalogue row: blank, wool, straw, blue, red."""
 PCTR = np.array([0.03, 0.10, 0.02, 0.05, 0.01])
+
+
+TRAINING_CTR = {"wool": 0.02, "straw": 0.10, "blue": 0.02, "red": 0.06}
+"""(clicks + 1) / (impressions + 20) of the tiny catalogue."""
+SAID_ONCE = {
+    **TRAINING_CTR,
+    "wool": 0.02 + NEWEST_SHARE * (0.10 - 0.02),
+    "blue": 0.02 + NEWEST_SHARE * (0.05 - 0.02),
+}
+"""After one full answer, in which the ranker spoke of wool and blue."""
+
+
+def mean_ctr(ctr):
+    """Of the creatives of hat and shoe."""
+    return np.array([(ctr["wool"] + ctr["straw"]) / 2, (ctr["blue"] + ctr["red"]) / 2])
+
+
+def without_ranker(ctr):
+    """CTR of wool and blue, which the selector chooses, by what is remembered."""
+    standout = np.array([2 - (2 + 1) / 2, 3 - (3 + 1) / 2])
+    return special.expit(special.logit(mean_ctr(ctr)) + standout).tolist()
 
 
 def tiny_catalogue() -> Catalogue:

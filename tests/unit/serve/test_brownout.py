@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from scipy import special
 
 from cacs_ray.schema import POLICIES
 from serve.api import DecideRequest
@@ -19,10 +18,16 @@ from serve.holder import OneRelease
 from serve.metrics import Metrics
 from serve.stage import StageAnswer, Stages
 from serve.straight import LocalStages, Straight
-from tests.unit.serve.conftest import PCTR, SCORES
+from tests.unit.serve.conftest import (
+    PCTR,
+    SAID_ONCE,
+    SCORES,
+    TRAINING_CTR,
+    mean_ctr,
+    without_ranker,
+)
 
 CROWDED = Question(is_crowded=True)
-TRAINING_CTR = {"wool": 0.02, "straw": 0.10, "blue": 0.02, "red": 0.06}
 
 
 class LocalStage:
@@ -68,6 +73,10 @@ def crowd(request, make_service, release, page_view, tmp_path):
     log.close()
 
 
+def pctr_of(decided):
+    return decided.decisions.pctr.tolist()
+
+
 def chosen(decided):
     names = [None, "wool", "straw", "blue", "red"]
     return [names[row] for row in decided.decisions.creative_row]
@@ -78,7 +87,7 @@ def test_the_selector_chooses_and_the_ranker_is_not_asked(crowd):
 
     assert chosen(decided) == ["wool", "blue"]
     assert crowd.stages.pctr.num_calls == crowd.opened.num_calls == 0
-    assert decided.decisions.pctr.tolist() == pytest.approx([0.02, 0.02])
+    assert pctr_of(decided) == pytest.approx(without_ranker(TRAINING_CTR))
     assert decided.origin.fallback_reason == "ranker_spared"
     assert decided.origin.is_fallback
     assert (decided.rung.choice, decided.rung.ctr) == (
@@ -89,12 +98,14 @@ def test_the_selector_chooses_and_the_ranker_is_not_asked(crowd):
 
 def test_what_the_ranker_said_before_is_remembered_and_nothing_else(crowd):
     crowd.decide()
-    assert crowd.decide().rung.ctr == "training_ctr"
+    again = crowd.decide()
+    assert pctr_of(again) == pytest.approx(without_ranker(TRAINING_CTR))
+    assert again.rung.ctr == "training_ctr"
 
     assert crowd.decide(Question()).decisions.pctr.tolist() == [0.10, 0.05]
     later = crowd.decide()
 
-    assert later.decisions.pctr.tolist() == [0.10, 0.05]
+    assert pctr_of(later) == pytest.approx(without_ranker(SAID_ONCE))
     assert later.rung.ctr == "last_ctr"
 
 
@@ -111,25 +122,28 @@ def test_every_order_does_without_the_ranker(crowd, policy):
 
 def test_an_ad_whose_creative_is_not_chosen_yet_counts_as_the_mean_of_its_own(crowd):
     question = Question(order="post_rank", is_crowded=True)
-    ctr = TRAINING_CTR
-    means = [(ctr["wool"] + ctr["straw"]) / 2, (ctr["blue"] + ctr["red"]) / 2]
     decided = crowd.decide(question)
-    assert decided.decisions.pctr.tolist() == pytest.approx(means)
+    expected = mean_ctr(TRAINING_CTR).tolist()
+    assert pctr_of(decided) == pytest.approx(expected)
     assert decided.rung.ctr == "training_ctr"
 
     # wool and blue are known now, straw and red are not.
     crowd.decide(Question())
-    means = [(0.10 + ctr["straw"]) / 2, (0.05 + ctr["red"]) / 2]
     decided = crowd.decide(question)
-    assert decided.decisions.pctr.tolist() == pytest.approx(means)
+    assert pctr_of(decided) == pytest.approx(mean_ctr(SAID_ONCE).tolist())
     assert decided.rung.ctr == "training_ctr"
+
+
+@pytest.mark.parametrize("policy", ["popular", "rank_only"])
+def test_without_scores_of_the_selector_a_creative_counts_for_itself(crowd, policy):
+    decided = crowd.decide(Question(order=policy, is_crowded=True))
+    expected = [TRAINING_CTR[name] for name in chosen(decided)]
+    assert pctr_of(decided) == pytest.approx(expected)
 
 
 def test_beside_the_selector_the_mean_is_corrected_as_ever(crowd):
     decided = crowd.decide(Question(order="parallel", is_crowded=True))
-    means, standout = np.array([0.06, 0.04]), np.array([2 - 1.5, 3 - 2])
-    expected = special.expit(special.logit(means) + standout)
-    assert decided.decisions.pctr.tolist() == pytest.approx(expected.tolist())
+    assert pctr_of(decided) == pytest.approx(without_ranker(TRAINING_CTR))
 
 
 def test_the_log_says_it(crowd):
@@ -140,7 +154,7 @@ def test_the_log_says_it(crowd):
     rows = pq.read_table(file).to_pydict()
     assert rows["is_fallback"] == [True, True]
     assert rows["fallback_reason"] == ["ranker_spared"] * 2
-    assert rows["pctr"] == pytest.approx([0.02, 0.02])
+    assert rows["pctr"] == pytest.approx(without_ranker(TRAINING_CTR))
 
 
 def test_calibration_is_of_what_the_ranker_said(crowd):
@@ -154,9 +168,7 @@ def test_calibration_is_of_what_the_ranker_said(crowd):
     assert crowd.places.click("q1", "shoe")
 
 
-def test_the_same_decision_follows_from_the_same_scores(crowd):
-    crowd.decide(Question())
-    in_full = crowd.decide(Question()).decisions
-    spared = crowd.decide().decisions
-    for name in ("creative_row", "propensity", "selector_score", "pctr", "slot"):
-        np.testing.assert_array_equal(getattr(in_full, name), getattr(spared, name))
+def test_what_is_shown_is_chosen_as_ever(crowd):
+    in_full, without = crowd.decide(Question()).decisions, crowd.decide().decisions
+    for name in ("creative_row", "propensity", "selector_score"):
+        np.testing.assert_array_equal(getattr(in_full, name), getattr(without, name))
