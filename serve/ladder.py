@@ -4,8 +4,8 @@
 
 Rungs for the choice: the stage's scores, else the smoothed CTR of training (with
 equal counts that is the first live creative). Rungs for the CTR: the ranker's,
-else the last one it gave for that creative, else the smoothed CTR of training. They
-are named in `serve.api.Rung`.
+else what it lately gave for that creative, else the smoothed CTR of training, see
+`LastPctr`. They are named in `serve.api.Rung`.
 Only scores are replaced: choice, exploration and auction go on as always.
 """
 
