@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
-from scipy import special
 
 from cacs_ray.decision.candidates import Candidates, Decisions
 from cacs_ray.decision.cascade import DecisionSettings
-from cacs_ray.decision.creative_policy import smoothed_ctr
+from cacs_ray.decision.creative_policy import (
+    list_mean,
+    moved_by_standout,
+    smoothed_ctr,
+)
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.schema import PolicyName
 from serve.api import Rung
@@ -84,14 +87,14 @@ class LastPctr:
         is_chosen = lists == creative_row[:, None]
         looked_at = np.where(is_open[:, None], mask, is_chosen & mask)
         is_said = bool(self._is_said[lists[looked_at]].all())
+        of_ad = list_mean(self._pctr[lists], mask)
         if scores is None:
-            # A pin from outside the list is not in it.
-            alone = self._pctr[creative_row]
-            return np.where(is_open, _mean(self._pctr[lists], mask), alone), is_said
+            return np.where(is_open, of_ad, self._pctr[creative_row]), is_said
+        # Neither what is open nor a pin from outside the list has a score.
         own = np.where(is_chosen & mask, scores, 0.0).sum(1)
-        standout = np.where((is_chosen & mask).any(1), own - _mean(scores, mask), 0.0)
-        logits = special.logit(_mean(self._pctr[lists], mask)) + standout
-        return special.expit(logits), is_said
+        own = np.where((is_chosen & mask).any(1), own, np.nan)
+        moved = moved_by_standout(of_ad, own, scores.astype(np.float64), mask)
+        return moved, is_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ class RemoteScorers:
     async def pctr(
         self, candidates: Candidates, creative_row: np.ndarray
     ) -> np.ndarray:
-        """Return the ranker's CTR, float64 [A], else the last known one."""
+        """Return the ranker's CTR, float64 [A], else that of the next rung."""
         if self.question.is_crowded:
             return self._replace_ranker(candidates, creative_row, _SPARED)
         await self._opened()
@@ -311,13 +314,6 @@ class RemoteScorers:
         if isinstance(answer, asyncio.Future):
             return answer
         return asyncio.create_task(_of_handle(answer))
-
-
-def _mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the mean of each row's real creatives, float64 [A]."""
-    total = np.where(mask, values, 0.0).sum(1, dtype=np.float64)
-    mean: np.ndarray = total / np.maximum(mask.sum(1), 1)
-    return mean
 
 
 def _tells_apart(candidates: Candidates, scores: np.ndarray) -> bool:

@@ -14,7 +14,6 @@ from typing import Final, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy import special
 
 from cacs_ray.config import Config
 from cacs_ray.decision import creative_policy
@@ -143,11 +142,10 @@ async def _side_by_side(
         _select_by_student(candidates, scorers, settings),
         _pctr(candidates, scorers, _unknown_creative(candidates)),
     )
-    mean = np.where(candidates.mask, selection.scores, 0.0).sum(1)
-    mean /= np.maximum(candidates.mask.sum(1), 1)
-    # A pin from outside the list has no score, hence no correction.
-    standout = np.nan_to_num(selection.score - mean, nan=0.0)
-    return _Outcome(selection, special.expit(special.logit(pctr) + standout))
+    moved = creative_policy.moved_by_standout(
+        pctr, selection.score, selection.scores, candidates.mask
+    )
+    return _Outcome(selection, moved)
 
 
 async def _select_by_student(

@@ -92,6 +92,44 @@ def smoothed_ctr(
     return rate
 
 
+def list_mean(values: Float[np.ndarray, "A C"], mask: Mask) -> Float[np.ndarray, " A"]:
+    """Mean over the real creatives of each list; 0 for a list without any.
+
+    >>> mask = np.array([[True, True, False]])
+    >>> list_mean(np.array([[1.0, 3.0, np.nan]]), mask)
+    array([2.])
+    """
+    mean: np.ndarray = np.where(mask, values, 0.0).sum(1) / np.maximum(mask.sum(1), 1)
+    return mean
+
+
+def moved_by_standout(
+    ctr: Float[np.ndarray, " A"],
+    score: Float[np.ndarray, " A"],
+    scores: Scores,
+    mask: Mask,
+) -> Float[np.ndarray, " A"]:
+    r"""CTR of the chosen creatives, from what their ads get with a mean one.
+
+    .. math:: \sigma\bigl(\mathrm{logit}\, p + s - \bar{s}\bigr)
+
+    Args:
+        ctr: of each ad with a mean creative, in (0, 1).
+        score: of the chosen creative; NaN for a pin from outside the list, which
+            has no score, hence no correction.
+        scores: click logits up to a constant of each list.
+        mask: True for a real creative.
+
+    >>> ctr, mask = np.array([0.5, 0.5]), np.ones((2, 2), bool)
+    >>> scores = np.array([[0.0, 2.0], [0.0, 2.0]])
+    >>> moved_by_standout(ctr, np.array([2.0, np.nan]), scores, mask).round(3)
+    array([0.731, 0.5  ])
+    """
+    standout = np.nan_to_num(score - list_mean(scores, mask), nan=0.0)
+    moved: np.ndarray = special.expit(special.logit(ctr) + standout)
+    return moved
+
+
 def content_prior(
     scores: Scores, mask: Mask, prior: tuple[float, float]
 ) -> tuple[Scores, Scores]:
@@ -121,7 +159,7 @@ def content_prior(
     """
     strength = prior[0] + prior[1]
     real = np.where(mask, scores, 0.0)
-    mean = real.sum(1, keepdims=True) / np.maximum(mask.sum(1, keepdims=True), 1)
+    mean = list_mean(scores, mask)[:, None]
     rate = special.expit(special.logit(prior[0] / strength) + real - mean)
     # A Beta needs both of its parameters to be positive.
     rate = np.clip(rate, 1e-6, 1 - 1e-6)

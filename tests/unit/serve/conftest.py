@@ -5,6 +5,7 @@ the better CTR of the hats and red of the shoes.
 """
 
 import asyncio
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
@@ -119,6 +120,24 @@ class Stage:
         if self.error:
             raise self.error
         return StageAnswer(self.release, self.by_row[creatives])
+
+
+class LocalStage:
+    """A stage's method in this process, that can be told to fail."""
+
+    def __init__(self, by_row):
+        self.by_row, self.num_calls, self.__name__ = by_row, 0, "stage"
+        self.error = None
+        self.release = None
+        self.may_end = threading.Event()
+        self.may_end.set()
+
+    def __call__(self, release, page, creatives):
+        self.num_calls += 1
+        self.may_end.wait(30)
+        if self.error:
+            raise self.error
+        return StageAnswer(self.release or release, self.by_row[creatives])
 
 
 @dataclass

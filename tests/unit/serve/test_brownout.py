@@ -16,29 +16,19 @@ from serve.fused import in_process
 from serve.gateway import Gateway, Logs, Question, Rules, ServedRelease
 from serve.holder import OneRelease
 from serve.metrics import Metrics
-from serve.stage import StageAnswer, Stages
+from serve.stage import Stages
 from serve.straight import LocalStages, Straight
 from tests.unit.serve.conftest import (
     PCTR,
     SAID_ONCE,
     SCORES,
     TRAINING_CTR,
+    LocalStage,
     mean_ctr,
     without_ranker,
 )
 
 CROWDED = Question(is_crowded=True)
-
-
-class LocalStage:
-    """A stage's method that counts how often it is asked."""
-
-    def __init__(self, by_row):
-        self.by_row, self.num_calls, self.__name__ = by_row, 0, "stage"
-
-    def __call__(self, release, page, creatives):
-        self.num_calls += 1
-        return StageAnswer(release, self.by_row[creatives])
 
 
 @pytest.fixture(params=["straight", "stage by stage"])

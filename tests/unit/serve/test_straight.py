@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -14,33 +13,15 @@ from serve import straight
 from serve.api import DecideRequest
 from serve.gateway import Gateway, Question, Rules, ServedRelease
 from serve.holder import OneRelease
-from serve.stage import StageAnswer
 from serve.straight import LocalStages, Straight, StraightScorers
 from tests.unit.serve.conftest import (
     PCTR,
     SAID_ONCE,
     SCORES,
+    LocalStage,
     tiny_catalogue,
     without_ranker,
 )
-
-
-class LocalStage:
-    """A stage's method in this process, that can be told to fail."""
-
-    def __init__(self, by_row):
-        self.by_row, self.num_calls = by_row, 0
-        self.error = None
-        self.release = None
-        self.may_end = threading.Event()
-        self.may_end.set()
-
-    def __call__(self, release, page, creatives):
-        self.num_calls += 1
-        self.may_end.wait(30)
-        if self.error:
-            raise self.error
-        return StageAnswer(self.release or release, self.by_row[creatives])
 
 
 @pytest.fixture
