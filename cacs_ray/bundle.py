@@ -50,6 +50,8 @@ from cacs_ray.schema import Column, Side
 
 PROFILE = "profile.json"
 _BLOCK = 16_384
+_CATALOGUE_BLOCK = 2_048
+"""Rows that are gathered at once, while other threads wait for the interpreter."""
 
 
 @dataclass(frozen=True)
@@ -284,9 +286,9 @@ class Predictor:
         """
         size = len(self.catalogue.creative_ids)
         blocks = [self._creative_parts(self.ranker, np.zeros(1, np.int64))]
-        for start in range(1, size, _BLOCK):
+        for start in range(1, size, _CATALOGUE_BLOCK):
             # The ranker takes the first row for the blank creative.
-            rows = np.append(0, np.arange(start, min(start + _BLOCK, size)))
+            rows = np.append(0, np.arange(start, min(start + _CATALOGUE_BLOCK, size)))
             blocks.append(self._creative_parts(self.ranker, rows)[1:])
         return torch.cat(blocks)
 

@@ -3,6 +3,8 @@
 import asyncio
 import hmac
 import re
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ from cacs_ray.manifest import read_manifest
 from serve.api import ProblemReport, ReleaseRequest, ReleaseState
 from serve.board import Board, Entry, ReleaseBoard
 from serve.body import JSON, RefusalError, body_schema, read_model
+from serve.gently import always, gently
 from serve.holder import POLL_S
 
 _POLL_S = 0.1
@@ -33,12 +36,21 @@ class Admin:
         board: of the service.
         releases: directory whose bundles may be asked for; None = none may.
         token: that a request must bring; None = the routes are off.
+        is_busy: whether this gateway decides anything now.
     """
 
     def __init__(
-        self, board: ReleaseBoard, releases: Path | None, token: str | None
+        self,
+        board: ReleaseBoard,
+        releases: Path | None,
+        token: str | None,
+        *,
+        is_busy: Callable[[], bool] = always,
     ) -> None:
         self._board, self._releases, self._token = board, releases, token
+        self._is_busy = is_busy
+        # Two copies of one bundle at the same time would be in each other's way.
+        self._keeps = threading.Lock()
 
     def check(self, authorization: str | None) -> None:
         """Raise `RefusalError` unless the header carries the token."""
@@ -72,14 +84,21 @@ class Admin:
             RefusalError: not a whole bundle, or another one is on its way.
         """
         place = self.place(name)
+        end_s = asyncio.get_running_loop().time() + wait_s
         try:
-            await asyncio.to_thread(self._board.offer, place)
+            await asyncio.to_thread(self._offer, place)
         except InputError as error:
             # What is live already was checked as well, and there is nothing to do.
             if error.rule != "already_live":
                 raise RefusalError.of(error, 409) from error
         bundle_id = str(read_manifest(place)["bundle_id"])
-        return await self._watch(bundle_id, wait_s)
+        return await self._watch(bundle_id, end_s)
+
+    def _offer(self, place: Path) -> None:
+        # Not while the board is locked: all replicas would wait with this thread.
+        with self._keeps, gently(self._is_busy):
+            kept = self._board.keep(place)
+        self._board.propose(kept)
 
     async def roll_back(self) -> ReleaseState:
         """Make the release before the live one live again."""
@@ -90,11 +109,10 @@ class Admin:
         await asyncio.sleep(_FOLLOWED_S)
         return self.state(entry.bundle_id)
 
-    async def _watch(self, bundle_id: str, wait_s: float) -> ReleaseState:
+    async def _watch(self, bundle_id: str, end_s: float) -> ReleaseState:
         loop = asyncio.get_running_loop()
-        end = loop.time() + wait_s
         while (state := self.state(bundle_id)).status == "loading":
-            if loop.time() >= end:
+            if loop.time() >= end_s:
                 break
             await asyncio.sleep(_POLL_S)
         if state.status == "live":

@@ -108,6 +108,11 @@ class Places:
         share = 1 - self._begun_in_burst / (BURST_LASTS * self.most)
         return self._taken >= self.most + share * (self.burst - self.most)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered."""
+        return self._taken == 0
+
     @asynccontextmanager
     async def take(self, metrics: Metrics) -> AsyncIterator[Turn]:
         """Hold a place, and yield when it is one's turn.

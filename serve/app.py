@@ -75,8 +75,12 @@ class HttpGateway:
         args, metrics = wiring.args, Metrics()
         places = FirstPlaces() if args.click_log else None
         configure_records(has_access=args.access_log)
+        self._gateway: Gateway | None = None
         self._releases = Holder(
-            wiring.board, "gateway", lambda path: _held_by_gateway(wiring, path)
+            wiring.board,
+            "gateway",
+            lambda path: _held_by_gateway(wiring, path),
+            is_busy=self._is_busy,
         )
         local = None if selector else local_stages(self._releases)
         self._straight = Straight(local) if local and ranker is None else None
@@ -105,7 +109,9 @@ class HttpGateway:
             else None
         )
         root = None if args.releases is None else Path(args.releases)
-        self._admin = Admin(wiring.board, root, _admin_token(args))
+        self._admin = Admin(
+            wiring.board, root, _admin_token(args), is_busy=self._is_busy
+        )
         self._allowed_hosts = args.allowed_hosts
         # A replica that is told to end may go without the call of `__del__`, and what
         # is spared from collections is not collected at the end of a process either.
@@ -117,6 +123,7 @@ class HttpGateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; built here because routes cannot be pickled."""
+        assert self._gateway is not None
         http = create_http(
             self._gateway,
             clicks=self._clicks,
@@ -141,6 +148,10 @@ class HttpGateway:
         if hangs_s > HANGS_S:
             raise RuntimeError(f"a decision or a stage hangs for {hangs_s:.0f} s")
         _check_following(self._releases)
+
+    def _is_busy(self) -> bool:
+        """Whether anything is being decided; asked from other threads."""
+        return self._gateway is not None and not self._gateway.places.is_idle
 
     def __del__(self) -> None:
         # Serve calls this when a replica has answered its last request.

@@ -200,8 +200,15 @@ class ReleaseBoard:
             InputError: not a whole bundle, it is live already, or another one is on
                 its way.
         """
-        offer = f"-{uuid.uuid4().hex[:8]}"
-        entry = self.keep(path).model_copy(update={"offer": offer})
+        return self.propose(self.keep(path))
+
+    def propose(self, kept: Entry) -> Entry:
+        """Ask all replicas to take what `keep` has copied, as `offer`.
+
+        Raises:
+            InputError: it is live already, or another one is on its way.
+        """
+        entry = kept.model_copy(update={"offer": f"-{uuid.uuid4().hex[:8]}"})
         bundle_id = entry.bundle_id
         with self._locked():
             board = self.read()

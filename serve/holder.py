@@ -4,17 +4,19 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from cacs_ray.errors import InputError
 from cacs_ray.manifest import read_manifest
 from serve.board import Board, Entry, Held, ReleaseBoard, ReplicaKind
+from serve.gently import always, gently
 
 POLL_S: Final = 0.25
 """How often a replica looks at the board."""
-BEAT_S: Final = 1.0
+BEAT_S: Final = POLL_S
 """How often it does while it loads a bundle; well below `board.ALIVE_S`."""
 
 _logger = logging.getLogger(__name__)
@@ -55,12 +57,15 @@ class OneRelease(Generic[Thing]):
 class Holder(Generic[Thing]):
     """Follows the board: loads what it names, lets go of what it does not.
 
-    Loading goes on in a thread of its own, so that requests are answered meanwhile.
+    Loading goes on in a thread of its own, so that requests are answered meanwhile,
+    and gently; what a replica starts with, before there are any, is loaded at full
+    speed.
 
     Args:
         board: of the service.
         kind: of this replica.
         load: opens a bundle and tries it out; what it raises refuses the bundle.
+        is_busy: whether this replica is asked anything now.
 
     Raises:
         InputError: the live release cannot be loaded, or another bundle stands in its
@@ -68,12 +73,18 @@ class Holder(Generic[Thing]):
     """
 
     def __init__(
-        self, board: ReleaseBoard, kind: ReplicaKind, load: Callable[[str], Thing]
+        self,
+        board: ReleaseBoard,
+        kind: ReplicaKind,
+        load: Callable[[str], Thing],
+        *,
+        is_busy: Callable[[], bool] = always,
     ) -> None:
         self._board, self._kind, self._load = board, kind, load
         self._token = uuid.uuid4().hex[:12]
         self._refused: dict[str, str] = {}
         self._said: Held | None = None
+        self._beside: Callable[[], AbstractContextManager[None]] = nullcontext
         self._things: dict[str, Thing] = {}
         self._stops = threading.Event()
         # Said before the board is read: a swap that starts now waits for us.
@@ -90,6 +101,7 @@ class Holder(Generic[Thing]):
             raise
         self._live_id = board_now.live.bundle_id
         self.follow()
+        self._beside = partial(gently, is_busy)
         self._thread = threading.Thread(
             target=self._run, name=f"holder-{kind}", daemon=True
         )
@@ -146,7 +158,7 @@ class Holder(Generic[Thing]):
         if entry.bundle_id in self._things or entry.ticket in self._refused:
             return
         try:
-            with self._beating():
+            with self._beating(), self._beside():
                 thing = self._open(entry)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one serves on
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "

@@ -19,8 +19,10 @@ from scipy import special
 from cacs_ray.decision.cascade import DecisionSettings
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.features.spec import FieldSpec
-from cacs_ray.manifest import write_manifest
+from cacs_ray.manifest import read_manifest, write_manifest
 from serve.admin import Admin
+from serve.app import HttpGateway
+from serve.arguments import AppArgs
 from serve.arms import LIVE, Arm, Arms
 from serve.board import Entry, ReleaseBoard
 from serve.clicks import Clicks
@@ -32,6 +34,7 @@ from serve.ladder import NEWEST_SHARE
 from serve.page import PageSource
 from serve.release import Release
 from serve.stage import StageAnswer, Stages
+from serve.wiring import Wiring
 
 FIELDS = (
     FieldSpec(name="device", of="request", kind="category", column="device"),
@@ -237,3 +240,33 @@ def make_bundle(tmp_path):
         return root
 
     return make
+
+
+@pytest.fixture
+def make_replica(release, make_bundle, tmp_path, monkeypatch):
+    """Make a gateway as a replica holds it, over stand-ins; closed at the end.
+
+    Takes further arguments of the application.
+    """
+    # Both are of a whole process, which is the tests' here.
+    monkeypatch.setattr("serve.app.configure_records", lambda **_: None)
+    monkeypatch.setattr("serve.app.spare_what_lasts", lambda: None)
+    made = []
+
+    def make(**args):
+        board = ReleaseBoard(tmp_path / "board")
+        bundle = make_bundle("one")
+        bundle_id = read_manifest(bundle)["bundle_id"]
+        board.begin(Entry(bundle_id=bundle_id, path=str(bundle)), ("gateway",))
+        told = AppArgs(bundle=str(bundle), **args)
+        wiring = Wiring(told, board, {}, lambda _: release, lambda _: None)
+        selector = SimpleNamespace(selector_scores=Stage(SCORES))
+        ranker = SimpleNamespace(
+            teacher_scores=Stage(SCORES), pctr=Stage(PCTR), open_page=None
+        )
+        made.append(HttpGateway(wiring, None, selector, ranker))
+        return made[-1]
+
+    yield make
+    for replica in made:
+        replica.close()

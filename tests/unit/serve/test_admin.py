@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import sys
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from cacs_ray.manifest import write_manifest
 from serve import admin as admin_module
@@ -122,6 +124,26 @@ def test_a_swap_that_goes_on_is_told_so(send, board, releases):
 
     assert (answer.status_code, answer.json()["status"]) == (202, "loading")
     assert answer.json()["next"] == bundle_id(releases / "new")
+
+
+def test_a_bundle_is_copied_gently_and_the_board_is_not_locked_meanwhile(
+    board, releases, monkeypatch
+):
+    seen = []
+
+    def noting(method):
+        def call(*args):
+            with FileLock(board.directory / "board.lock", timeout=0):
+                seen.append((method.__name__, sys.getprofile() is not None))
+            return method(*args)
+
+        return call
+
+    monkeypatch.setattr(board, "keep", noting(board.keep))
+    monkeypatch.setattr(board, "propose", noting(board.propose))
+    admin = Admin(board, releases, "secret")
+    asyncio.run(admin.offer("new", 0.0))
+    assert seen == [("keep", True), ("propose", False)]
 
 
 def test_a_swap_is_answered_when_it_is_done(send, board, releases):

@@ -1,6 +1,7 @@
 """What shedding promises: a quick no for what has no place, a place for operators."""
 
 import asyncio
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -152,6 +153,19 @@ def test_a_client_that_leaves_the_queue_lets_the_next_one_begin():
         return [type(one).__name__ for one in answers], places.is_full
 
     assert asyncio.run(run()) == (["CancelledError", "str", "str"], False)
+
+
+def test_a_gateway_is_idle_when_nobody_holds_a_place():
+    async def run():
+        places, metrics, told = Places(3), Metrics(), []
+        told.append(places.is_idle)
+        with suppress(ZeroDivisionError):
+            async with places.take(metrics):
+                told.append(places.is_idle)
+                raise ZeroDivisionError
+        return [*told, places.is_idle]
+
+    assert asyncio.run(run()) == [True, False, True]
 
 
 def test_between_two_answers_the_event_loop_has_time_to_read_and_refuse():

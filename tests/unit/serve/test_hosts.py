@@ -1,22 +1,16 @@
 """A page of another site cannot ask the service, whatever address its name has."""
 
 import asyncio
-from types import SimpleNamespace
 
 import httpx
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from cacs_ray.manifest import read_manifest
-from serve.app import HttpGateway
 from serve.arguments import AppArgs
-from serve.board import Entry, ReleaseBoard
 from serve.hosts import LOOPBACK_HOSTS
 from serve.http import create_http
-from serve.wiring import Wiring
 from tests.contracts.sources import ROOT
-from tests.unit.serve.conftest import PCTR, SCORES, Stage
 
 FOREIGN = (
     "evil.example",
@@ -112,22 +106,9 @@ def test_a_name_that_no_request_can_match_is_refused():
 
 
 def test_a_replica_answers_under_the_names_of_its_configuration(
-    release, make_bundle, page_view, tmp_path, monkeypatch
+    make_replica, page_view
 ):
-    # Both are of a whole process, which is the tests' here.
-    monkeypatch.setattr("serve.app.configure_records", lambda **_: None)
-    monkeypatch.setattr("serve.app.spare_what_lasts", lambda: None)
-    board = ReleaseBoard(tmp_path / "board")
-    bundle = make_bundle("one")
-    bundle_id = read_manifest(bundle)["bundle_id"]
-    board.begin(Entry(bundle_id=bundle_id, path=str(bundle)), ("gateway",))
-    args = AppArgs(bundle=str(bundle), allowed_hosts=("ads.example",), budget_ms=10_000)
-    wiring = Wiring(args, board, {}, lambda _: release, lambda _: None)
-    selector = SimpleNamespace(selector_scores=Stage(SCORES))
-    ranker = SimpleNamespace(
-        teacher_scores=Stage(SCORES), pctr=Stage(PCTR), open_page=None
-    )
-    replica = HttpGateway(wiring, None, selector, ranker)
+    replica = make_replica(allowed_hosts=("ads.example",), budget_ms=10_000)
     http = replica.__serve_build_asgi_app__()
 
     async def answers():
@@ -138,10 +119,7 @@ def test_a_replica_answers_under_the_names_of_its_configuration(
                 for host in ("ads.example", "localhost")
             ]
 
-    try:
-        assert [one.status_code for one in asyncio.run(answers())] == [200, 400]
-    finally:
-        replica.close()
+    assert [one.status_code for one in asyncio.run(answers())] == [200, 400]
 
 
 def test_the_shipped_service_on_loopback_keeps_pages_of_other_sites_out():
