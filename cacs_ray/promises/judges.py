@@ -3,19 +3,17 @@
 Tables are rows of `load.SHOTS`.
 """
 
-import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import polars as pl
+from scipy import stats
 
 from cacs_ray.promises.latency import PairedLatency, latency_of, quantiles
 from cacs_ray.promises.load import NO_ANSWER
 from cacs_ray.promises.verdict import Verdict
-from cacs_ray.schema import Column
 
 OK: Final = 200
 SHED: Final = 503
@@ -25,12 +23,10 @@ SHED_MS: Final = 50.0
 RECOVERY_S: Final = 5.0
 FIRST_TRY: Final = 0.999
 GROWTH: Final = 0.05
-STEADY: Final = 1.2
 NEARLY_FREE: Final = 1.05
 """A graph with selection may take so many times what the same graph takes to rank."""
 _LOWER: Final = 0.1
 """Of the answers of a good second may be by a lower rung."""
-_SAME: Final = 1e-6
 _WINDOW_S: Final = 1.0
 
 
@@ -57,7 +53,7 @@ def judge_accepted(shots: pl.DataFrame, nominal_p99_ms: float) -> Verdict:
         f"{shots['fallback'].count():,} by a lower rung",
         f"p99 <= {SLOWER:g} x nominal = {most_ms:.1f} ms",
         bool(p99 <= most_ms),
-        _lag_note(shots),
+        lag_note(shots),
     )
 
 
@@ -117,7 +113,8 @@ def judge_ratio(check: str, paired: PairedLatency, quantile: str) -> Verdict:
     """The first of two targets takes hardly longer than the second.
 
     A request without an answer of all stages breaks it, survivors alone would
-    flatter; and so does a client that was late itself, which hides a difference.
+    flatter; and so does a client that was late itself, which hides a difference. The
+    interval, 95 % by bootstrap over blocks, is told and not judged.
     """
     ratios = paired.ratios(quantile)
     ratio = paired.median_ratio(quantile)
@@ -129,8 +126,8 @@ def judge_ratio(check: str, paired: PairedLatency, quantile: str) -> Verdict:
         check,
         sum(one.asked for one in (*paired.first, *paired.second)),
         paired.failed,
-        f"median ratio {ratio:.3f} of {len(ratios)} blocks [{min(ratios):.2f}, "
-        f"{max(ratios):.2f}]; {first:.1f} and {second:.1f} ms",
+        f"median ratio {ratio:.3f} {_interval(ratios)} of {len(ratios)} blocks; "
+        f"{first:.1f} and {second:.1f} ms",
         f"<= {NEARLY_FREE:g}",
         paired.failed == 0 and not paired.is_client_bound and ratio <= NEARLY_FREE,
         "client-bound" if paired.is_client_bound else "",
@@ -273,56 +270,6 @@ def judge_memory(
     )
 
 
-def judge_steady(shots: pl.DataFrame, steady: pl.DataFrame) -> Verdict:
-    """What happens meanwhile hardly shows in the latencies."""
-    p99 = latency_of(shots).quantiles_ms["p99"]
-    usual = latency_of(steady).quantiles_ms["p99"]
-    most_ms = STEADY * usual
-    return Verdict(
-        "p99 during swaps",
-        shots.height,
-        shots.filter(pl.col("latency_ms") > most_ms).height,
-        f"p99 {p99:.1f} ms, steady {usual:.1f} ms: x {p99 / usual:.2f}",
-        f"<= {STEADY:g} x steady",
-        bool(p99 <= most_ms),
-        _lag_note(shots),
-    )
-
-
-def judge_whole_answers(
-    shots: pl.DataFrame, expected: Mapping[str, Mapping[int, str]]
-) -> Verdict:
-    """Every answer is, from end to end, that of the release it names.
-
-    Answers with a fallback are counted, but not compared: they say that they differ.
-
-    Args:
-        shots: with placements, in the order of the schedule.
-        expected: bundle id -> index of the body -> its placements as JSON. Bodies
-            repeat after as many requests as there are indices.
-    """
-    answered = shots.with_row_index("number").filter(pl.col("status") == OK)
-    whole = answered.filter(pl.col("fallback").is_null())
-    mixed, seen = 0, dict.fromkeys(expected, 0)
-    for number, release, placements in whole.select(
-        "number", "answered_as", "placements"
-    ).iter_rows():
-        known = expected.get(release, {})
-        is_own = bool(known) and _are_close(placements, known[number % len(known)])
-        mixed += not is_own
-        seen[release] = seen.get(release, 0) + 1
-    each = ", ".join(f"{count} by {release}" for release, count in seen.items())
-    return Verdict(
-        "no answer mixes releases",
-        whole.height,
-        mixed,
-        f"{mixed} differ from what their release answers; {each}; "
-        f"{answered.height - whole.height} fallbacks not compared",
-        "0 mixed",
-        mixed == 0 and whole.height > 0,
-    )
-
-
 def judge_survival(
     check: str, outcomes: Sequence[tuple[str, int]], *, restarted: Sequence[str] = (),
     note: str = "",
@@ -354,6 +301,22 @@ def judge_survival(
     )
 
 
+def lag_note(shots: pl.DataFrame) -> str:
+    """Return how late the client itself was, in words."""
+    lag = latency_of(shots).client_lag_ms["p99"]
+    return f"client lag p99 {lag:.1f} ms"
+
+
+def _interval(ratios: Sequence[float]) -> str:
+    """Return where the median of such blocks lies, in words."""
+    if len(ratios) < 2:
+        return "[?]"
+    found = stats.bootstrap(
+        (ratios,), np.median, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return f"95 % [{found.low:.2f}, {found.high:.2f}]"
+
+
 def _growth(values: Sequence[float], warm_up: float) -> float:
     """Return the rise from the tenth after the warm-up to the last tenth."""
     warm = np.asarray(values[int(warm_up * len(values)) :], float)
@@ -361,24 +324,3 @@ def _growth(values: Sequence[float], warm_up: float) -> float:
     if len(warm) < 2:
         return float("nan")
     return float(np.median(warm[-tenth:]) / np.median(warm[:tenth]) - 1)
-
-
-def _are_close(one: str, other: str) -> bool:
-    """Compare placements: names exactly, numbers to six digits."""
-    first, second = json.loads(one), json.loads(other)
-    return len(first) == len(second) and all(
-        a.keys() == b.keys()
-        and all(
-            math.isclose(a[name], b[name], rel_tol=_SAME)
-            if isinstance(a[name], float) and isinstance(b[name], float)
-            else a[name] == b[name]
-            for name in a
-            if name != Column.PRICE_MICROS
-        )
-        for a, b in zip(first, second, strict=True)
-    )
-
-
-def _lag_note(shots: pl.DataFrame) -> str:
-    lag = latency_of(shots).client_lag_ms["p99"]
-    return f"client lag p99 {lag:.1f} ms"

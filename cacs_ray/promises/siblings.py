@@ -15,14 +15,21 @@ from cacs_ray.data.files import atomic_directory, read_json
 from cacs_ray.golden import write_golden
 from cacs_ray.manifest import read_manifest, write_manifest, write_plain_json
 
-_SCALE: Final = 1.05
-"""Of the creative vectors: selector and ranker both read them."""
+_SCALE: Final = 0.05
+"""Added to 1, by distance, for the factor of the creative vectors: selector and ranker
+both read them."""
 _SHIFT: Final = 0.05
-"""Of the calibration, in logits."""
+"""Added to the calibration, in logits, by distance."""
 
 
-def write_sibling(bundle: Path, out: Path) -> str:
+def write_sibling(bundle: Path, out: Path, *, distance: int = 1) -> str:
     """Write a whole bundle whose selector scores and CTRs all differ a little.
+
+    Args:
+        bundle: the one under test.
+        out: where to; must not be there.
+        distance: how far it is from `bundle`, > 0: two that are told apart have
+            different ones.
 
     Returns:
         Its bundle id.
@@ -34,14 +41,15 @@ def write_sibling(bundle: Path, out: Path) -> str:
     with atomic_directory(out) as root:
         shutil.copytree(bundle, root, dirs_exist_ok=True)
         (root / "manifest.json").unlink()
+        scale = 1 + distance * _SCALE
         vectors = load_file(root / "creative_vectors.safetensors")
-        scaled = {name: array * _SCALE for name, array in vectors.items()}
+        scaled = {name: array * scale for name, array in vectors.items()}
         save_file(
             {name: array.astype(vectors[name].dtype) for name, array in scaled.items()},
             root / "creative_vectors.safetensors",
         )
         calibration = read_json(root / "calibration.json")
-        calibration["intercept"] += _SHIFT
+        calibration["intercept"] += distance * _SHIFT
         write_plain_json(root / "calibration.json", calibration)
         write_golden(root, Predictor.of_files(root, {**manifest, "bundle_id": ""}))
         return write_manifest(root, manifest["spec_fingerprint"], manifest["lineage"])

@@ -1,6 +1,5 @@
 """The promise of swaps: releases change under load and nobody notices."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,14 +12,23 @@ from typing import Any, Final
 import httpx
 import polars as pl
 
+from cacs_ray.data.files import write_json
+from cacs_ray.manifest import read_manifest
 from cacs_ray.promises.arrivals import constant_arrivals, poisson_arrivals
 from cacs_ray.promises.bench import Bench
 from cacs_ray.promises.bodies import bundle_bodies
 from cacs_ray.promises.fault_proxy import Fault, fault_proxy
-from cacs_ray.promises.judges import judge_no_error, judge_steady, judge_whole_answers
+from cacs_ray.promises.judges import judge_no_error
 from cacs_ray.promises.load import LoadLimits, run_load
 from cacs_ray.promises.service import NOMINAL_SHARE, Service, keep, serving
 from cacs_ray.promises.siblings import write_broken, write_sibling
+from cacs_ray.promises.swap_judges import (
+    halves,
+    judge_steady,
+    judge_swap_times,
+    judge_swaps,
+    judge_whole_answers,
+)
 from cacs_ray.promises.verdict import Outcome, Verdict
 from cacs_ray.repeating import repeating
 
@@ -40,13 +48,23 @@ class Swapper:
 
     url: str
     token: str
+    client: httpx.Client
+    """One for all: to make one takes time, and this process sends the load."""
     outcomes: list[tuple[str, bool]] = field(default_factory=list)
     """What was asked, and whether it went as it must."""
+    loads: list[bool] = field(default_factory=list)
+    """Of each swap, whether no replica held the bundle when it was asked for."""
+    spans_s: list[tuple[float, float]] = field(default_factory=list)
+    """When each was asked for and when it was seen live, by `time.perf_counter`."""
 
     def swap(self, name: str, bundle_id: str) -> None:
         """Make a bundle live and wait until it is."""
+        held = self._held()
+        asked_s = time.perf_counter()
         state = self._post("releases", {"bundle": name})
         self._note(f"swap to {name}", state, live=bundle_id)
+        self.loads.append(bundle_id not in held)
+        self.spans_s.append((asked_s, time.perf_counter()))
 
     def refuse(self, name: str, live: str) -> None:
         """Offer a broken bundle; what is live must stay."""
@@ -61,7 +79,7 @@ class Swapper:
         """Ask until it is not shed like any other request; return the status."""
         started = time.monotonic()
         while True:
-            answer = httpx.post(
+            answer = self.client.post(
                 f"{self.url}/admin/{route}",
                 # Ray Serve ends a request before a load of weights ends.
                 params={"wait_s": 0} if route == "releases" else None,
@@ -85,8 +103,16 @@ class Swapper:
         told = f"{what}: {said}, {seconds:.1f} s, {state.get('live')} live"
         self.outcomes.append((told, is_so))
 
+    def _held(self) -> set[str]:
+        """Return what any replica holds; asked until it is not shed."""
+        started, state = time.monotonic(), self._state()
+        while "replicas" not in state and time.monotonic() - started < _WAIT_S:
+            time.sleep(_POLL_S)
+            state = self._state()
+        return {one for held in state["replicas"].values() for one in held}
+
     def _state(self) -> dict[str, Any]:
-        answer = httpx.get(
+        answer = self.client.get(
             f"{self.url}/admin/releases", headers=self._headers, timeout=_WAIT_S
         )
         if answer.status_code == httpx.codes.OK:
@@ -102,22 +128,30 @@ class Swapper:
 def swap(bench: Bench) -> Outcome:
     """Twenty swaps under load, a broken bundle, a rollback."""
     plan = bench.plan
-    root = plan.out / "releases"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    shutil.copytree(plan.bundle, root / "first")
-    write_broken(plan.bundle, root / "broken")
-    first = _bundle_id(plan.bundle)
-    second = write_sibling(plan.bundle, root / "second")
-    args = {"epsilon": 0.0, "releases": str(root)}
+    ids = _write_releases(plan.bundle, plan.out / "releases")
+    args = {"epsilon": 0.0, "releases": str(plan.out / "releases")}
     with serving(plan, "swaps", args=args) as service:
         bodies = bundle_bodies(plan.bundle, num_different=_NUM_BODIES)
-        return _swapped(
-            bench,
-            service.with_bodies(bodies),
-            Swapper(service.graph.url, service.admin_token),
-            {"first": first, "second": second},
-        )
+        with httpx.Client() as client:
+            swapper = Swapper(service.graph.url, service.admin_token, client)
+            return _swapped(bench, service.with_bodies(bodies), swapper, ids)
+
+
+def _write_releases(bundle: Path, root: Path) -> dict[str, str]:
+    """Write the bundles that take turns, and a broken one; return their ids by name.
+
+    Three, because a replica holds the live one and the one before: of two, none would
+    ever be loaded again.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    shutil.copytree(bundle, root / "first")
+    write_broken(bundle, root / "broken")
+    return {
+        "first": str(read_manifest(bundle)["bundle_id"]),
+        "second": write_sibling(bundle, root / "second"),
+        "third": write_sibling(bundle, root / "third", distance=2),
+    }
 
 
 def _swapped(
@@ -126,53 +160,51 @@ def _swapped(
     plan = bench.plan
     rate = NOMINAL_SHARE * service.capacity()
     expected = {}
-    for name in ("second", "first"):
+    for name in ("second", "third", "first"):
         swapper.swap(name, ids[name])
         expected[ids[name]] = _answers(service, bench.name(f"expected-{name}"))
-    seconds = plan.seconds(600, least=30)
-    steady = _run(service, bench, "steady", rate, plan.seconds(120, least=10))
-    count = plan.count(_SWAPS, least=2)
-    with _swapping(swapper, ids, count, seconds / (count + 1)):
+    seconds, count = plan.seconds(600, least=30), plan.count(_SWAPS, least=2)
+    before = _run(service, bench, "steady", rate, plan.seconds(120, least=10))
+    # The last one has its time too.
+    every_s = seconds / (count + 1)
+    num_before = len(swapper.loads)
+    with _swapping(swapper, ids, count, every_s):
+        started_s = time.perf_counter()
         shots = _run(service, bench, "swaps", rate, seconds)
-    keep(plan, "swaps-steady", steady)
+        under_load = slice(num_before, len(swapper.loads))
+    keep(plan, "swaps-steady", before)
     keep(plan, "swaps", shots)
-    with fault_proxy(
-        service.graph.url, Fault(share=0.1, release=_other(ids, swapper))
-    ) as spoilt:
-        control = run_load(
+    spans_s = swapper.spans_s[under_load]
+    asked_s = [asked - started_s for asked, _ in spans_s]
+    write_json(plan.out / "raw" / "swaps-asked-s.json", {"asked_s": asked_s})
+    took_s = [live - asked for asked, live in spans_s]
+    return Outcome(
+        "swap of a release",
+        f"{len(took_s)} swaps in {seconds:.0f} s at {rate:.1f}/s, then a broken bundle "
+        f"and a rollback, {service.setting}",
+        (
+            judge_no_error("requests during swaps", shots),
+            judge_steady(*halves(shots, asked_s, every_s / 2), before),
+            judge_whole_answers(shots, expected),
+            judge_swaps(swapper.outcomes, swapper.loads[under_load], count),
+            judge_swap_times(took_s, every_s / 2),
+        ),
+        (_spoilt(bench, service, ids["second"], rate, expected),),
+        "a proxy that stamps 10 % with another release",
+    )
+
+
+def _spoilt(
+    bench: Bench, service: Service, release: str, rate: float, expected: Answers
+) -> Verdict:
+    """Judge answers that bear the name of a release that did not give them."""
+    with fault_proxy(service.graph.url, Fault(share=0.1, release=release)) as spoilt:
+        shots = run_load(
             service.target(spoilt),
             constant_arrivals(rate, max(5.0, 60 / rate)),
             LoadLimits(name=bench.name("swaps-control"), keeps_answers=True),
         )
-    failed = [what for what, is_so in swapper.outcomes if not is_so]
-    return Outcome(
-        "swap of a release",
-        f"{count} swaps in {seconds:.0f} s at {rate:.1f}/s, then a broken bundle and a "
-        f"rollback, {service.setting}",
-        (
-            judge_no_error("requests during swaps", shots),
-            judge_steady(shots, steady),
-            judge_whole_answers(shots, expected),
-            Verdict(
-                "swaps, refusal, rollback",
-                len(swapper.outcomes),
-                len(failed),
-                f"went wrong: {failed}" if failed else "all went as asked",
-                "0 failed",
-                not failed,
-                "; ".join(what for what, _ in swapper.outcomes[-2:]),
-            ),
-        ),
-        (judge_whole_answers(control, expected),),
-        "a proxy that stamps 10 % with the other release",
-    )
-
-
-def _other(ids: dict[str, str], swapper: Swapper) -> str:
-    """Return the release that is not live after the last rollback."""
-    last = swapper.outcomes[-1][0]
-    assert last.startswith("roll back"), last
-    return ids["second"]
+    return judge_whole_answers(shots, expected)
 
 
 @contextmanager
@@ -180,7 +212,7 @@ def _swapping(
     swapper: Swapper, ids: dict[str, str], count: int, every_s: float
 ) -> Iterator[None]:
     """Swap while the body runs; end with a broken bundle and a rollback to first."""
-    names = islice(cycle(("second", "first")), count)
+    names = islice(cycle(("second", "third", "first")), count)
 
     def swap_next() -> None:
         name = next(names, None)
@@ -219,7 +251,3 @@ def _run(
         poisson_arrivals(rate, seconds, seed=8),
         LoadLimits(name=bench.name(name), keeps_answers=True),
     )
-
-
-def _bundle_id(bundle: Path) -> str:
-    return str(json.loads((bundle / "manifest.json").read_text())["bundle_id"])

@@ -1,7 +1,5 @@
 """Each judge keeps what is kept, and its negative control breaks it."""
 
-import json
-
 import pytest
 
 from cacs_ray.promises.judges import (
@@ -14,10 +12,8 @@ from cacs_ray.promises.judges import (
     judge_ratio,
     judge_recovery,
     judge_refused,
-    judge_steady,
     judge_survival,
     judge_tries,
-    judge_whole_answers,
 )
 from cacs_ray.promises.latency import PairedLatency, latency_of
 from tests.unit.promises.shots import shots
@@ -60,6 +56,17 @@ def paired(first_ms, second_ms, **columns):
 def test_selection_may_take_a_twentieth_longer_than_ranking(first_ms, is_kept):
     verdict = judge_ratio("p50", paired(first_ms, 10.0), "p50")
     assert counts(verdict) == (0, 80, is_kept)
+
+
+def test_the_interval_of_the_blocks_stands_beside_their_median():
+    blocks = [paired(10.0 + tenth / 10, 10.0) for tenth in range(5)]
+    mixed = PairedLatency(
+        tuple(one.first[0] for one in blocks), tuple(one.second[0] for one in blocks)
+    )
+    figure = judge_ratio("p50", mixed, "p50").figure
+    assert figure.startswith("median ratio 1.020 95 % [1.00, 1.04] of 5 blocks")
+    one = PairedLatency(mixed.first[:1], mixed.second[:1])
+    assert "[?] of 1 blocks" in judge_ratio("p50", one, "p50").figure
 
 
 def test_requests_that_fail_do_not_make_selection_free():
@@ -215,50 +222,3 @@ def test_memory_that_was_not_weighed_is_not_kept(series):
 def test_crashes_and_hangs_are_told(outcomes, restarted, failed, is_kept):
     verdict = judge_survival("x", outcomes, restarted=restarted)
     assert counts(verdict) == (failed, len(outcomes), is_kept)
-
-
-def test_swaps_may_cost_a_fifth_of_the_p99():
-    steady = shots(10, latency_ms=10.0)
-    assert judge_steady(shots(10, latency_ms=12.0), steady).is_kept
-    assert not judge_steady(shots(10, latency_ms=12.1), steady).is_kept
-    assert not judge_steady(shots(10, status=0), steady).is_kept
-
-
-def placed(pctr, creative="c1"):
-    return json.dumps([{"creative_id": creative, "pctr": pctr, "slot": 0}])
-
-
-EXPECTED = {
-    "r1": {0: placed(0.1), 1: placed(0.2)},
-    "r2": {0: placed(0.15), 1: placed(0.25, "c2")},
-}
-
-
-@pytest.mark.parametrize(
-    ("releases", "placements", "mixed"),
-    [
-        (["r1", "r1", "r2", "r2"], [0.1, 0.2, 0.15, (0.25, "c2")], 0),
-        (["r1", "r1", "r2", "r2"], [0.1, 0.2, 0.1500000001, (0.25, "c2")], 0),
-        # The score of one release with the stamp of the other, or with its choice.
-        (["r1", "r2", "r2", "r2"], [0.1, 0.2, 0.15, (0.25, "c2")], 1),
-        (["r1", "r1", "r2", "r2"], [0.1, 0.2, 0.15, (0.25, "c1")], 1),
-        (["r1", "r1", "r2", "r3"], [0.1, 0.2, 0.15, (0.25, "c2")], 1),
-    ],
-)
-def test_an_answer_is_of_one_release_from_end_to_end(releases, placements, mixed):
-    made = [placed(*(one if isinstance(one, tuple) else (one,))) for one in placements]
-    answers = shots(4, answered_as=releases, placements=made)
-    assert counts(judge_whole_answers(answers, EXPECTED)) == (mixed, 4, mixed == 0)
-
-
-def test_fallbacks_and_refusals_are_not_compared():
-    answers = shots(
-        3,
-        status=[200, 200, 503],
-        answered_as=["r1", "r1", None],
-        placements=[placed(0.1), placed(0.9), None],
-        fallback=[None, "ranker_late", None],
-    )
-    verdict = judge_whole_answers(answers, EXPECTED)
-    assert counts(verdict) == (0, 1, True)
-    assert "1 fallbacks" in verdict.figure
