@@ -109,7 +109,7 @@ def _selection_cost(
 ) -> Iterator[Outcome]:
     """Yield the ratios of p50 and p99, selection before ranking / ranking alone."""
     paired, _, capacity = compare_with_ranking(
-        url, bodies, num_blocks=2 * settings.repeats, name=f"{bodies.num_ads}-ads"
+        url, bodies, num_blocks=4 * settings.repeats, name=f"{bodies.num_ads}-ads"
     )
     note = f"{bodies.shape}; {QUIET_SHARE:.0%} of {capacity:.0f}/s"
     if paired.failed or paired.is_client_bound:

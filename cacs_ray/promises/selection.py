@@ -16,11 +16,14 @@ SHAPES: Final = ((50, 8), (200, 10))
 """Ads x creatives of a request."""
 QUANTILES: Final = ("p50", "p99")
 QUIET_SHARE: Final = 0.3
-"""Of the capacity: a rate at which requests seldom wait for each other."""
-BLOCK_S: Final = 20.0
-"""Of each order: enough requests for a p99 that is not one request's luck."""
+"""Of the capacity. A third of the requests or more wait for another then, which makes
+of a cost of 2 % in the median one of 5, and of 10 in the p99 (docs/log.md)."""
+BLOCK_S: Final = 10.0
+"""Of each order: some hundreds of requests, whose p99 is the third slowest or so. Many
+such blocks tell more than few long ones: with sides drawn by lot, the median of their
+ratios of p99 deviates from 1 by a third less than with blocks of twice the length."""
 CLOSED_LOOP_S: Final = 5.0
-_NUM_BLOCKS: Final = 8
+_NUM_BLOCKS: Final = 32
 _UNHURRIED: Final = {"x-request-timeout-ms": "5000"}
 """Nothing is replaced by a fallback: what is timed is the whole work."""
 
