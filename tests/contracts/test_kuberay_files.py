@@ -4,6 +4,7 @@ import copy
 import importlib
 import shlex
 
+import kubernetes_validate
 import pydantic
 import pytest
 import ray
@@ -43,6 +44,36 @@ def templates(cluster):
 def test_every_field_is_one_of_its_kind(name):
     for document in documents(name):
         KINDS[document["kind"]].model_validate(document)
+
+
+def kubernetes_documents(name):
+    """Return what Kubernetes itself has a schema for: pods of a template, policies."""
+    for document in documents(name):
+        if document["kind"] == "NetworkPolicy":
+            yield document
+            continue
+        spec = document["spec"]
+        cluster = spec.get("rayClusterConfig") or spec["rayClusterSpec"]
+        for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+            yield {"apiVersion": "v1", "kind": "Pod", **group["template"]}
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.34"])
+@pytest.mark.parametrize("name", FILES)
+def test_pods_and_policies_are_valid_by_the_schemas_of_kubernetes(name, version):
+    checked = [
+        kubernetes_validate.validate(document, version, strict=True)
+        for document in kubernetes_documents(name)
+    ]
+    assert len(checked) >= 2
+
+
+def test_the_schemas_of_kubernetes_would_refuse_a_misspelt_field_or_type():
+    for field, value in (("image", 1), ("readinesProbe", {}), ("env", {})):
+        (pod, *_) = copy.deepcopy(list(kubernetes_documents(FILES[0])))
+        pod["spec"]["containers"][0][field] = value
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(pod, "1.34", strict=True)
 
 
 @pytest.mark.parametrize(
