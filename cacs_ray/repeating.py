@@ -10,8 +10,8 @@ from contextlib import contextmanager
 def repeating(do: Callable[[], object], every_s: float, name: str) -> Iterator[None]:
     """Call something in a thread of its own every so often while the body runs.
 
-    However long a call takes, the next one is due when it was; a call that lasts longer
-    delays it.
+    The moments are fixed from the start, however long a call takes; those that a call
+    outlasts are left out.
 
     Args:
         do: what to call; once the body has ended it is not called any more, and a
@@ -25,7 +25,8 @@ def repeating(do: Callable[[], object], every_s: float, name: str) -> Iterator[N
         next_s = time.monotonic() + every_s
         while not stop.wait(max(0.0, next_s - time.monotonic())):
             do()
-            next_s = max(next_s + every_s, time.monotonic())
+            left_out = max(0.0, time.monotonic() - next_s) // every_s
+            next_s += every_s * (1 + left_out)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()

@@ -49,7 +49,6 @@ class Admin:
     ) -> None:
         self._board, self._releases, self._token = board, releases, token
         self._is_busy = is_busy
-        # Two copies of one bundle at the same time would be in each other's way.
         self._keeps = threading.Lock()
 
     def check(self, authorization: str | None) -> None:
@@ -78,7 +77,9 @@ class Admin:
         return place
 
     async def offer(self, name: str, wait_s: float) -> ReleaseState:
-        """Ask for a swap and wait, at most `wait_s`, how it goes.
+        """Ask for a swap and see how it goes until `wait_s` later.
+
+        The bundle is copied first, however long that takes.
 
         Raises:
             RefusalError: not a whole bundle, or another one is on its way.
@@ -95,10 +96,18 @@ class Admin:
         return await self._watch(bundle_id, end_s)
 
     def _offer(self, place: Path) -> None:
-        # Not while the board is locked: all replicas would wait with this thread.
-        with self._keeps, gently(self._is_busy):
-            kept = self._board.keep(place)
-        self._board.propose(kept)
+        # Those that waited here would take the threads that a roll-back needs.
+        if not self._keeps.acquire(blocking=False):
+            raise InputError(
+                "another release is being copied: ask again", rule="swap_running"
+            )
+        try:
+            # Not while the board is locked: all replicas would wait with this thread.
+            with gently(self._is_busy):
+                kept = self._board.keep(place)
+            self._board.propose(kept)
+        finally:
+            self._keeps.release()
 
     async def roll_back(self) -> ReleaseState:
         """Make the release before the live one live again."""

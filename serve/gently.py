@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Final
 
 SHARE: Final = 0.1
-"""Of the time that such work has at least, however much is asked meanwhile."""
+"""About so much of the time such work has, however much is asked meanwhile."""
 STRETCH_S: Final = 0.005
 """So long it goes on before it rests; as long as the interpreter lets a thread."""
 POLL_S: Final = 0.002

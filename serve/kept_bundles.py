@@ -12,8 +12,11 @@ less time than the digests that are checked anyway.
 import os
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 from cacs_ray.data.files import atomic_directory
 from cacs_ray.errors import InputError
@@ -42,14 +45,14 @@ class KeptBundles:
         manifest = verify_bundle(root)
         bundle_id = str(manifest["bundle_id"])
         place = self._directory / bundle_id / root.name
-        if _is_whole(place):
-            # Anew in use: it is not what nobody has named for long.
-            os.utime(place.parent)
-        else:
-            with atomic_directory(place) as partial:
-                for name in (MANIFEST, *manifest["files"]):
-                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(root / name, partial / name)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # Two copies of one bundle at a time would be in each other's way.
+        with FileLock(self._directory.with_suffix(".lock")):
+            # Anew in use, and so before it is read: not what nobody has named for long.
+            with suppress(FileNotFoundError):
+                os.utime(place.parent)
+            if not _is_whole(place):
+                _copy(root, place, (MANIFEST, *manifest["files"]))
         return bundle_id, place
 
     def drop_unused(self, named: Collection[str]) -> None:
@@ -64,6 +67,13 @@ class KeptBundles:
                 continue
             if place.name not in named and age_s > self._unused_s:
                 shutil.rmtree(place, ignore_errors=True)
+
+
+def _copy(root: Path, place: Path, names: Iterable[str]) -> None:
+    with atomic_directory(place) as partial:
+        for name in names:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, partial / name)
 
 
 def _is_whole(place: Path) -> bool:

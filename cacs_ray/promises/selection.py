@@ -16,12 +16,12 @@ SHAPES: Final = ((50, 8), (200, 10))
 """Ads x creatives of a request."""
 QUANTILES: Final = ("p50", "p99")
 QUIET_SHARE: Final = 0.3
-"""Of the capacity. A third of the requests or more wait for another then, which makes
-of a cost of 2 % in the median one of 5, and of 10 in the p99 (docs/log.md)."""
+"""Of the capacity. A third of the requests or more wait for another then, which
+multiplies what selection costs, most of all in the p99 (docs/log.md)."""
 BLOCK_S: Final = 10.0
 """Of each order: some hundreds of requests, whose p99 is the third slowest or so. Many
-such blocks tell more than few long ones: with sides drawn by lot, the median of their
-ratios of p99 deviates from 1 by a third less than with blocks of twice the length."""
+such blocks tell more than half as many of twice the length: with sides drawn by lot,
+the median of their ratios of p99 deviates from 1 by a quarter to a third less."""
 CLOSED_LOOP_S: Final = 5.0
 _NUM_BLOCKS: Final = 32
 _UNHURRIED: Final = {"x-request-timeout-ms": "5000"}

@@ -15,7 +15,7 @@ from cacs_ray.schema import Column
 
 STEADY: Final = 1.2
 _SAME: Final = 1e-6
-_EARLY_S: Final = 0.5
+EARLY_S: Final = 0.5
 """Before a swap: what waits when it begins waits longer, and clocks differ a little."""
 
 
@@ -26,7 +26,7 @@ def halves(
     is_after = np.zeros(shots.height, bool)
     scheduled_s = shots["scheduled_s"].to_numpy()
     for moment_s in asked_s:
-        from_s = moment_s - _EARLY_S
+        from_s = moment_s - EARLY_S
         is_after |= (scheduled_s >= from_s) & (scheduled_s < from_s + half_s)
     return shots.filter(is_after), shots.filter(~is_after)
 
@@ -73,7 +73,7 @@ def judge_swaps(
     missing = count - sum(loads)
     return Verdict(
         "swaps, refusal, rollback",
-        len(asked),
+        len(asked) + max(0, count - len(loads)),
         len(failed) + missing,
         f"{told}; {sum(loads)} of {count} swaps under load that had to load theirs",
         "0 failed, each loaded",

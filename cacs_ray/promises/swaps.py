@@ -23,6 +23,7 @@ from cacs_ray.promises.load import LoadLimits, run_load
 from cacs_ray.promises.service import NOMINAL_SHARE, Service, keep, serving
 from cacs_ray.promises.siblings import write_broken, write_sibling
 from cacs_ray.promises.swap_judges import (
+    EARLY_S,
     halves,
     judge_steady,
     judge_swap_times,
@@ -187,7 +188,7 @@ def _swapped(
             judge_steady(*halves(shots, asked_s, every_s / 2), before),
             judge_whole_answers(shots, expected),
             judge_swaps(swapper.outcomes, swapper.loads[under_load], count),
-            judge_swap_times(took_s, every_s / 2),
+            judge_swap_times(took_s, every_s / 2 - EARLY_S),
         ),
         (_spoilt(bench, service, ids["second"], rate, expected),),
         "a proxy that stamps 10 % with another release",

@@ -7,7 +7,7 @@ names, types and values of the references:
     RayService, RayJob, RayCluster   KubeRay's API reference for `ray.io/v1`,
         https://docs.ray.io/en/latest/cluster/kubernetes/references/api.html
         (fields of KubeRay 1.5.1 to 1.7; `authOptions` came with 1.5.1), compared with
-        the Go types that its schemas are generated from
+        the Go types of its schemas, `ray-operator/apis/ray/v1`, in November 2026
     pods, network policies           Kubernetes' API reference, `core/v1` and
         `networking.k8s.io/v1`, https://kubernetes.io/docs/reference/kubernetes-api/
 """

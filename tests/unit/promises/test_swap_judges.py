@@ -42,14 +42,18 @@ def test_the_half_after_each_swap_is_told_from_the_rest():
         ([("swap", False), ("roll back", True)], [True, True], 1, False),
         # What was held already was no swap worth the name.
         ([("swap", True), ("swap", True)], [True, False], 1, False),
-        ([("swap", True), ("roll back", True)], [True], 1, False),
-        ([("roll back", True)], [], 2, False),
     ],
 )
 def test_two_swaps_are_two_whose_bundles_had_to_be_loaded(
     asked, loads, failed, is_kept
 ):
     assert counts(judge_swaps(asked, loads, 2)) == (failed, len(asked), is_kept)
+
+
+def test_swaps_that_did_not_take_place_are_counted():
+    once = [("swap", True), ("roll back", True)]
+    assert counts(judge_swaps(once, [True], 2)) == (1, 3, False)
+    assert counts(judge_swaps(once[1:], [], 2)) == (2, 3, False)
 
 
 def test_a_swap_that_lasts_into_the_time_between_is_told():

@@ -12,6 +12,7 @@ from cacs_ray.manifest import write_manifest
 from serve import admin as admin_module
 from serve.admin import Admin
 from serve.board import Entry, Held, ReleaseBoard
+from serve.body import RefusalError
 from serve.http import create_http
 
 TOKEN = {"authorization": "Bearer secret"}
@@ -144,6 +145,25 @@ def test_a_bundle_is_copied_gently_and_the_board_is_not_locked_meanwhile(
     admin = Admin(board, releases, "secret")
     asyncio.run(admin.offer("new", 0.0))
     assert seen == [("keep", True), ("propose", False)]
+
+
+def test_a_second_offer_does_not_wait_for_the_copy_of_the_first(
+    board, releases, monkeypatch
+):
+    admin = Admin(board, releases, "secret")
+    keep = board.keep
+
+    def offered_meanwhile(path):
+        with pytest.raises(RefusalError) as refused:
+            asyncio.run(admin.offer("new", 0.0))
+        assert refused.value.status == 409
+        assert "being copied" in str(refused.value.report)
+        return keep(path)
+
+    monkeypatch.setattr(board, "keep", offered_meanwhile)
+    assert asyncio.run(admin.offer("new", 0.0)).status == "loading"
+    monkeypatch.setattr(board, "keep", keep)
+    assert asyncio.run(admin.offer("new", 0.0)).status == "loading"
 
 
 def test_a_swap_is_answered_when_it_is_done(send, board, releases):
