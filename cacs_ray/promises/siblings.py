@@ -27,7 +27,7 @@ def write_sibling(bundle: Path, out: Path, *, distance: int = 1) -> str:
 
     Args:
         bundle: the one under test.
-        out: where to; must not be there.
+        out: where to; an old one is replaced.
         distance: how far it is from `bundle`, > 0: two that are told apart have
             different ones.
 

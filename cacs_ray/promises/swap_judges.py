@@ -22,7 +22,13 @@ EARLY_S: Final = 0.5
 def halves(
     shots: pl.DataFrame, asked_s: Sequence[float], half_s: float
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the requests of the time after a swap was asked for, and the others."""
+    """Return the requests of the time after a swap was asked for, and the others.
+
+    Args:
+        shots: of the whole run.
+        asked_s: when each swap was asked for, seconds since the run began.
+        half_s: of the time after it; it begins `EARLY_S` before that moment.
+    """
     is_after = np.zeros(shots.height, bool)
     scheduled_s = shots["scheduled_s"].to_numpy()
     for moment_s in asked_s:
@@ -87,7 +93,7 @@ def judge_swap_times(took_s: Sequence[float], most_s: float) -> Verdict:
 
     Args:
         took_s: from asking for each swap until it was seen live.
-        most_s: the half of the time after it.
+        most_s: from asking until the time between swaps begins, see `halves`.
     """
     late = [seconds for seconds in took_s if seconds > most_s]
     longest_s = max(took_s, default=float("nan"))

@@ -43,6 +43,22 @@ Answers = Mapping[str, Mapping[int, str]]
 """Bundle id -> index of the body -> placements as JSON."""
 
 
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """One swap, as the operator saw it; moments by `time.perf_counter`."""
+
+    asked_s: float
+    live_s: float
+    """When it was seen live."""
+    is_load: bool
+    """Whether no replica held the bundle when it was asked for."""
+
+    @property
+    def took_s(self) -> float:
+        """Seconds from asking until it was seen live."""
+        return self.live_s - self.asked_s
+
+
 @dataclass(slots=True)
 class Swapper:
     """An operator: asks for releases by the admin routes and notes what happened."""
@@ -53,19 +69,16 @@ class Swapper:
     """One for all: to make one takes time, and this process sends the load."""
     outcomes: list[tuple[str, bool]] = field(default_factory=list)
     """What was asked, and whether it went as it must."""
-    loads: list[bool] = field(default_factory=list)
-    """Of each swap, whether no replica held the bundle when it was asked for."""
-    spans_s: list[tuple[float, float]] = field(default_factory=list)
-    """When each was asked for and when it was seen live, by `time.perf_counter`."""
+    swaps: list[Swap] = field(default_factory=list)
+    """Those that ended."""
 
     def swap(self, name: str, bundle_id: str) -> None:
         """Make a bundle live and wait until it is."""
-        held = self._held()
+        held = {one for each in self._settled()["replicas"].values() for one in each}
         asked_s = time.perf_counter()
         state = self._post("releases", {"bundle": name})
         self._note(f"swap to {name}", state, live=bundle_id)
-        self.loads.append(bundle_id not in held)
-        self.spans_s.append((asked_s, time.perf_counter()))
+        self.swaps.append(Swap(asked_s, time.perf_counter(), bundle_id not in held))
 
     def refuse(self, name: str, live: str) -> None:
         """Offer a broken bundle; what is live must stay."""
@@ -95,22 +108,20 @@ class Swapper:
 
     def _note(self, what: str, said: str, *, live: str) -> None:
         """Wait until nothing is on its way, then see whether the right one is live."""
-        started, state = time.monotonic(), self._state()
-        while state.get("next") is not None and time.monotonic() - started < _WAIT_S:
-            time.sleep(_POLL_S)
-            state = self._state()
+        started = time.monotonic()
+        state = self._settled()
         seconds = time.monotonic() - started
         is_so = state.get("live") == live and state.get("next") is None
         told = f"{what}: {said}, {seconds:.1f} s, {state.get('live')} live"
         self.outcomes.append((told, is_so))
 
-    def _held(self) -> set[str]:
-        """Return what any replica holds; asked until it is not shed."""
+    def _settled(self) -> dict[str, Any]:
+        """Return how it stands once nothing is on its way, or after `_WAIT_S`."""
         started, state = time.monotonic(), self._state()
-        while "replicas" not in state and time.monotonic() - started < _WAIT_S:
+        while state.get("next") is not None and time.monotonic() - started < _WAIT_S:
             time.sleep(_POLL_S)
             state = self._state()
-        return {one for held in state["replicas"].values() for one in held}
+        return state
 
     def _state(self) -> dict[str, Any]:
         answer = self.client.get(
@@ -168,27 +179,25 @@ def _swapped(
     before = _run(service, bench, "steady", rate, plan.seconds(120, least=10))
     # The last one has its time too.
     every_s = seconds / (count + 1)
-    num_before = len(swapper.loads)
+    num_before = len(swapper.swaps)
     with _swapping(swapper, ids, count, every_s):
         started_s = time.perf_counter()
         shots = _run(service, bench, "swaps", rate, seconds)
-        under_load = slice(num_before, len(swapper.loads))
+        swaps = swapper.swaps[num_before:]
     keep(plan, "swaps-steady", before)
     keep(plan, "swaps", shots)
-    spans_s = swapper.spans_s[under_load]
-    asked_s = [asked - started_s for asked, _ in spans_s]
+    asked_s = [one.asked_s - started_s for one in swaps]
     write_json(plan.out / "raw" / "swaps-asked-s.json", {"asked_s": asked_s})
-    took_s = [live - asked for asked, live in spans_s]
     return Outcome(
         "swap of a release",
-        f"{len(took_s)} swaps in {seconds:.0f} s at {rate:.1f}/s, then a broken bundle "
+        f"{len(swaps)} swaps in {seconds:.0f} s at {rate:.1f}/s, then a broken bundle "
         f"and a rollback, {service.setting}",
         (
             judge_no_error("requests during swaps", shots),
             judge_steady(*halves(shots, asked_s, every_s / 2), before),
             judge_whole_answers(shots, expected),
-            judge_swaps(swapper.outcomes, swapper.loads[under_load], count),
-            judge_swap_times(took_s, every_s / 2 - EARLY_S),
+            judge_swaps(swapper.outcomes, [one.is_load for one in swaps], count),
+            judge_swap_times([one.took_s for one in swaps], every_s / 2 - EARLY_S),
         ),
         (_spoilt(bench, service, ids["second"], rate, expected),),
         "a proxy that stamps 10 % with another release",

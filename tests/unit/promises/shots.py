@@ -29,3 +29,8 @@ def shots(size, **columns):
             for name, kind in SHOTS.items()
         }
     )
+
+
+def counts(verdict):
+    """Return failed, asked, and whether it is kept."""
+    return verdict.failed, verdict.asked, verdict.is_kept

@@ -16,11 +16,7 @@ from cacs_ray.promises.judges import (
     judge_tries,
 )
 from cacs_ray.promises.latency import PairedLatency, latency_of
-from tests.unit.promises.shots import shots
-
-
-def counts(verdict):
-    return verdict.failed, verdict.asked, verdict.is_kept
+from tests.unit.promises.shots import counts, shots
 
 
 def test_one_error_breaks_the_load():

@@ -11,11 +11,7 @@ from cacs_ray.promises.swap_judges import (
     judge_swaps,
     judge_whole_answers,
 )
-from tests.unit.promises.shots import shots
-
-
-def counts(verdict):
-    return verdict.failed, verdict.asked, verdict.is_kept
+from tests.unit.promises.shots import counts, shots
 
 
 def test_swaps_may_cost_a_fifth_of_the_p99_between_them():

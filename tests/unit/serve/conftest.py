@@ -242,6 +242,11 @@ def make_bundle(tmp_path):
     return make
 
 
+def entry(root):
+    """Return a bundle as the release board names it."""
+    return Entry(bundle_id=read_manifest(root)["bundle_id"], path=str(root))
+
+
 @pytest.fixture
 def make_replica(release, make_bundle, tmp_path, monkeypatch):
     """Make a gateway as a replica holds it, over stand-ins; closed at the end.
@@ -256,8 +261,7 @@ def make_replica(release, make_bundle, tmp_path, monkeypatch):
     def make(**args):
         board = ReleaseBoard(tmp_path / "board")
         bundle = make_bundle("one")
-        bundle_id = read_manifest(bundle)["bundle_id"]
-        board.begin(Entry(bundle_id=bundle_id, path=str(bundle)), ("gateway",))
+        board.begin(entry(bundle), ("gateway",))
         told = AppArgs(bundle=str(bundle), **args)
         wiring = Wiring(told, board, {}, lambda _: release, lambda _: None)
         selector = SimpleNamespace(selector_scores=Stage(SCORES))

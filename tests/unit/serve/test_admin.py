@@ -1,7 +1,6 @@
 """What the operator's routes promise: a token, confined names, and honest answers."""
 
 import asyncio
-import json
 import sys
 
 import httpx
@@ -11,9 +10,10 @@ from filelock import FileLock
 from cacs_ray.manifest import write_manifest
 from serve import admin as admin_module
 from serve.admin import Admin
-from serve.board import Entry, Held, ReleaseBoard
+from serve.board import Held, ReleaseBoard
 from serve.body import RefusalError
 from serve.http import create_http
+from tests.unit.serve.conftest import entry
 
 TOKEN = {"authorization": "Bearer secret"}
 
@@ -35,14 +35,13 @@ def releases(tmp_path):
 
 
 def bundle_id(root):
-    return json.loads((root / "manifest.json").read_text())["bundle_id"]
+    return entry(root).bundle_id
 
 
 @pytest.fixture
 def board(tmp_path, releases):
     board = ReleaseBoard(tmp_path / "board")
-    live = Entry(bundle_id=bundle_id(releases / "old"), path=str(releases / "old"))
-    board.begin(live, ("gateway",))
+    board.begin(entry(releases / "old"), ("gateway",))
     return board
 
 

@@ -1,6 +1,5 @@
 """What a swap of releases promises: all replicas or none, and the old one serves on."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from serve import board as board_module
 from serve import holder as holder_module
 from serve.board import ALIVE_S, Entry, Held, ReleaseBoard
 from serve.holder import Holder
+from tests.unit.serve.conftest import entry
 
 KINDS = ("gateway", "selector", "ranker")
 
@@ -23,11 +23,6 @@ def board(tmp_path, make_bundle):
     live = make_bundle("old")
     board.begin(entry(live), KINDS)
     return board
-
-
-def entry(root):
-    manifest = json.loads((root / "manifest.json").read_text())
-    return Entry(bundle_id=manifest["bundle_id"], path=str(root))
 
 
 class Replica:

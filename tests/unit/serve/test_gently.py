@@ -10,14 +10,15 @@ from serve import app as app_module
 from serve.board import ReleaseBoard
 from serve.gently import LONGEST_S, POLL_S, SHARE, STRETCH_S, gently
 from serve.metrics import Metrics
-from tests.unit.serve.test_board import Replica, entry
+from tests.unit.serve.conftest import entry
+from tests.unit.serve.test_board import Replica
 
 
 class Time:
     """A clock that work and rests move on."""
 
     def __init__(self):
-        self.now_s = self.rested_s = self.longest_s = self.worked_s = 0.0
+        self.now_s = self.rested_s = self.worked_s = 0.0
 
     def work(self, seconds):
         self.now_s += seconds
@@ -27,12 +28,18 @@ class Time:
         self.now_s += seconds
         self.rested_s += seconds
 
+    def gently(self, is_busy=lambda: True):
+        return gently(
+            is_busy,
+            clock=lambda: self.now_s,
+            work=lambda: self.worked_s,
+            rest=self.rest,
+        )
+
 
 def works_beside(time, is_busy, num_steps=1000):
     """Work in steps of a millisecond; return its share of the time that went by."""
-    with gently(
-        is_busy, clock=lambda: time.now_s, work=lambda: time.worked_s, rest=time.rest
-    ):
+    with time.gently(is_busy):
         for _ in range(num_steps):
             time.work(0.001)
     return time.worked_s / (time.worked_s + time.rested_s)
@@ -64,7 +71,7 @@ def test_it_rests_no_more_when_it_takes_too_long():
 
 def test_a_rest_ends_when_it_has_taken_too_long():
     time = Time()
-    with gently(clock=lambda: time.now_s, work=lambda: time.worked_s, rest=time.rest):
+    with time.gently():
         time.work(LONGEST_S - 1)
         len("")
     assert time.now_s <= LONGEST_S + POLL_S
@@ -72,7 +79,7 @@ def test_a_rest_ends_when_it_has_taken_too_long():
 
 def test_what_only_waits_earns_no_rest():
     time = Time()
-    with gently(clock=lambda: time.now_s, work=lambda: time.worked_s, rest=time.rest):
+    with time.gently():
         time.now_s += 10 * STRETCH_S
         len("")
     assert time.rested_s <= 2 * POLL_S
