@@ -198,6 +198,7 @@ class Predictor:
             ad=take_rows(self.entities.ads, ad_rows),
             request_index=request_index,
             ad_row=ad_rows,
+            user_row=user_rows,
         )
 
     def selector_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
@@ -211,7 +212,8 @@ class Predictor:
             float32 [A, C]; the scores at padding mean nothing.
         """
         if context.is_shared:
-            return self._plain_selector.score(context.request, lists)
+            user_row = None if context.user_row is None else int(context.user_row[0])
+            return self._plain_selector.score(context.request, lists, user_row)
         with torch.inference_mode():
             users = self.selector.user_vectors(as_tensors(context.request))
             users = users[as_index(context.request_index)]
@@ -220,7 +222,8 @@ class Predictor:
 
     @cached_property
     def _plain_selector(self) -> PlainSelector:
-        return PlainSelector(self.selector, self.creative_vectors)
+        users = self.entities.users
+        return PlainSelector(self.selector, self.creative_vectors, users)
 
     def teacher_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
         """Score every creative of every list with the teacher: float32 [A, C]."""

@@ -305,8 +305,8 @@ def _checked_scores(
     scores = np.asarray(scores, np.float64)
     if scores.shape != mask.shape:
         raise ValueError(f"{stage}: expected shape {mask.shape}, got {scores.shape}")
-    is_bad = mask & ~np.isfinite(scores)
-    if is_bad.any():
+    is_finite = np.isfinite(scores)
+    if not is_finite.all() and (is_bad := mask & ~is_finite).any():
         ad = candidates.ad_ids[int(is_bad.any(1).argmax())]
         raise ValueError(f"{stage}: a score of ad {ad!r} is not finite")
     return np.where(mask, scores, np.nan)

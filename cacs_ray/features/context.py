@@ -35,6 +35,9 @@ class Context:
     """int64 [A]"""
     ad_row: np.ndarray
     """int [A]: row of each ad in the catalogue, 0 = unknown."""
+    user_row: np.ndarray | None = None
+    """int64 [R]: row of each request's user among the entities, 0 = unknown; None when
+    their fields come from elsewhere."""
 
     @property
     def is_shared(self) -> bool:

@@ -2,12 +2,16 @@
 
 A request is a single row for the user tower: forty small calls of a tensor library,
 each of which costs more than its arithmetic, made half of what selection costs. The
-same sums in NumPy are a dozen calls. Training, batches and catalogues go on through
-`Selector`; a test holds both to the same scores.
+same sums in NumPy are a dozen calls, and what no request changes is summed up when a
+release is loaded. Training, batches and catalogues go on through `Selector`; a test
+holds both to the same scores.
 
     A  candidate ads   C  creatives per list, padded   D  width of the shared vectors
-    W  width of the encoded user and request           H  width of the hidden layer
+    U  users           H  width of the hidden layer    W  width of some encoded fields
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -15,9 +19,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cacs_ray.features.spec import FeatureArrays, FieldSpec
-from cacs_ray.models.embeddings import EmbeddingTables, FieldEncoder, module_key
+from cacs_ray.models.embeddings import module_key
 from cacs_ray.models.selector import Selector
-from cacs_ray.models.tower import Tower
+
+MOST_KEPT: Final = 2**24
+"""Numbers that are kept of users, 64 MiB; of more users none is kept."""
+
+_USERS_BLOCK: Final = 256
+"""Users summed up at once, while other threads wait for the interpreter."""
 
 
 class PlainSelector:
@@ -26,128 +35,130 @@ class PlainSelector:
     Args:
         selector: trained; its weights must not change any more.
         creative_vectors: V(c) by catalogue row.
+        users: field key -> encoded user.* fields of all users, row 0 = unknown.
+        most_kept: so many numbers are kept of them at most.
     """
 
     def __init__(
-        self, selector: Selector, creative_vectors: Float[Tensor, "K D"]
+        self,
+        selector: Selector,
+        creative_vectors: Float[Tensor, "K D"],
+        users: FeatureArrays,
+        *,
+        most_kept: int = MOST_KEPT,
     ) -> None:
-        self._encoder = _PlainEncoder(selector.user_encoder, selector.tables)
-        self._tower = _PlainTower(selector.user_tower, self._encoder.columns)
+        tower = selector.user_tower
+        self._of_user = _FirstLayer(selector, "user", _first_bias(selector))
+        self._of_request = _FirstLayer(selector, "request")
+        self._users = _kept(self._of_user, users, most_kept)
+        self._out, self._hidden = _array(tower.out.weight), len(tower.hidden.bias)
         self._creative_vectors = creative_vectors.detach().numpy()
 
-    def user_vector(self, context: FeatureArrays) -> Float[np.ndarray, " D"]:
+    def user_vector(
+        self, context: FeatureArrays, user_row: int | None = None
+    ) -> Float[np.ndarray, " D"]:
         """Return U(user, request), its last coordinate 1.
 
         Args:
             context: field key -> encoded user.* and request.* fields, one row each.
+            user_row: which of the users this is, 0 = unknown; None when they are not
+                those that the context speaks of: then its user.* fields are read.
         """
+        if user_row is None or self._users is None:
+            of_user = self._of_user(context)[0]
+        else:
+            of_user = self._users[user_row]
+        both = of_user + self._of_request(context)[0]
+        bent = np.maximum(both[: self._hidden], 0.0)
         vector = np.ones(self._creative_vectors.shape[1], np.float32)
-        vector[:-1] = self._tower(self._encoder(context))
+        np.add(self._out @ bent, both[self._hidden :], out=vector[:-1])
         return vector
 
     def score(
-        self, context: FeatureArrays, lists: Int[np.ndarray, "A C"]
+        self,
+        context: FeatureArrays,
+        lists: Int[np.ndarray, "A C"],
+        user_row: int | None = None,
     ) -> Float[np.ndarray, "A C"]:
         """Return the dot product of the user with each creative of each list.
 
         Args:
             context: as of `user_vector`.
             lists: catalogue rows; padding (row 0) gets a score that means nothing.
+            user_row: as of `user_vector`.
         """
         listed = self._creative_vectors.take(lists, axis=0)
         # Not a matrix product: that rounds a row by its place, and creatives that
         # nothing tells apart must tie.
-        scores: np.ndarray = np.vecdot(listed, self.user_vector(context))
+        scores: np.ndarray = np.vecdot(listed, self.user_vector(context, user_row))
         return scores
 
 
-class _PlainEncoder:
-    """`FieldEncoder` for one row; its numbers stand in an order of their own.
+class _FirstLayer:
+    """What the fields of one side add to the layers that read the tower's input.
 
-    First what is looked up, all at once, then what is projected, then a 1 for the
-    biases of the tower; `columns` says where each stands in the order of the fields.
+    These are the hidden layer and the straight line, side by side: H + D - 1 numbers.
+    A row's numbers do not depend on the rows beside it, to the last bit.
+
+    Args:
+        selector: whose user tower it is.
+        side: what the fields are of.
+        bias: float32 [H + D - 1], added besides.
     """
 
-    def __init__(self, encoder: FieldEncoder, tables: EmbeddingTables) -> None:
-        looked_up = [one for one in encoder.fields if one.vocabulary]
-        projected = [one for one in encoder.fields if not one.vocabulary]
+    def __init__(
+        self,
+        selector: Selector,
+        side: Literal["user", "request"],
+        bias: np.ndarray | float = 0.0,
+    ) -> None:
+        tables, fields = selector.tables, selector.user_encoder.fields
+        own = [one for one in fields if one.of == side]
+        looked_up = [one for one in own if one.vocabulary]
+        projected = [one for one in own if not one.vocabulary]
         self._looked_up = [one.key for one in looked_up]
+        self._projected = [one.key for one in projected]
         self._lists = [
             (bag, one.key)
             for bag, one in enumerate(looked_up)
             if one.encoding == "index_list"
         ]
-        self._projections = [
-            (one.key, *_weights(encoder.projections[module_key(one.key)]))
-            for one in projected
-        ]
-        self._table = _Table(tables.weight.detach())
         sizes = [one.size if one.encoding == "index_list" else 1 for one in looked_up]
         starts = [tables.span(one).start for one in looked_up]
         self._starts = np.repeat(starts, sizes)
         self._bags = np.cumsum([0, *sizes[:-1]])
-        self.columns = self._columns(encoder, [*looked_up, *projected], tables.dim)
-        self._row = np.ones(len(self.columns) + 1, np.float32)
+        self._table = _Table(tables.weight.detach())
+        self._weights, self._bias = _weights(selector, looked_up, projected)
+        self._bias += bias
 
-    def __call__(self, context: FeatureArrays) -> Float[np.ndarray, " W1"]:
-        # Without any field of user or request the towers read a constant 1.
-        row = self._row.copy()
-        at = 0
+    @property
+    def size(self) -> int:
+        """Numbers of a row."""
+        return len(self._bias)
+
+    def __call__(self, context: FeatureArrays) -> Float[np.ndarray, "N H_D1"]:
+        """Return the sums of N rows; the bias alone when there is no field."""
+        found = [context[key] for key in self._projected]
         if self._looked_up:
-            bags = self._bags_of(context)
-            at = bags.size
-            row[:at] = bags.ravel()
-        for key, weight, bias in self._projections:
-            row[at : at + len(bias)] = weight @ context[key][0] + bias
-            at += len(bias)
-        return row
+            found.insert(0, self._bags_of(context))
+        if not found:
+            return self._bias[None]
+        rows = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+        # Not a matrix product: that rounds a row by its place.
+        sums: np.ndarray = np.vecdot(rows[:, None, :], self._weights) + self._bias
+        return sums
 
-    def _bags_of(self, context: FeatureArrays) -> Float[np.ndarray, "F D"]:
+    def _bags_of(self, context: FeatureArrays) -> Float[np.ndarray, "N W"]:
         """Return what each field finds; what is unknown has a row of zeros."""
-        values = np.concatenate([context[key].ravel() for key in self._looked_up])
-        found = self._table[values + self._starts]
-        bags: np.ndarray = np.add.reduceat(found, self._bags, axis=0)
+        number = len(context[self._looked_up[0]])
+        values = [context[key].reshape(number, -1) for key in self._looked_up]
+        found = self._table[np.concatenate(values, axis=1) + self._starts]
+        if self._lists:
+            found = np.add.reduceat(found, self._bags, axis=1)
         for bag, key in self._lists:
-            bags[bag] /= max(int(np.count_nonzero(context[key])), 1)
-        return bags
-
-    @staticmethod
-    def _columns(
-        encoder: FieldEncoder, ordered: list[FieldSpec], dim: int
-    ) -> Int[np.ndarray, " W"]:
-        """Return the place in the encoder's output of each number of a row."""
-        if not ordered:
-            return np.zeros(1, np.int64)
-        widths = {
-            one.key: dim
-            if one.vocabulary
-            else len(_weights(encoder.projections[module_key(one.key)])[1])
-            for one in encoder.fields
-        }
-        ends = np.cumsum([widths[one.key] for one in encoder.fields])
-        places = {
-            one.key: np.arange(end - widths[one.key], end)
-            for one, end in zip(encoder.fields, ends, strict=True)
-        }
-        return np.concatenate([places[one.key] for one in ordered])
-
-
-class _PlainTower:
-    """`Tower` for one row; the layers that read it are one matrix, biases and all."""
-
-    def __init__(self, tower: Tower, columns: Int[np.ndarray, " W"]) -> None:
-        hidden, hidden_bias = _weights(tower.hidden)
-        self._out, out_bias = _weights(tower.out)
-        layers = np.concatenate([hidden, tower.straight.weight.detach().numpy()])
-        biases = np.concatenate([hidden_bias, out_bias])
-        self._first = np.concatenate([layers[:, columns], biases[:, None]], axis=1)
-        self._hidden = len(hidden)
-
-    def __call__(self, row: Float[np.ndarray, " W1"]) -> Float[np.ndarray, " D1"]:
-        both = self._first @ row
-        bent = np.maximum(both[: self._hidden], 0.0)
-        found: np.ndarray = self._out @ bent + both[self._hidden :]
-        return found
+            known = (context[key] > 0).sum(1, keepdims=True)
+            found[:, bag] /= np.maximum(known, 1)
+        return found.reshape(number, -1)
 
 
 class _Table:
@@ -164,7 +175,72 @@ class _Table:
         return self._weight[torch.from_numpy(rows)].float().numpy()
 
 
-def _weights(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight and bias of a linear layer, as views."""
-    assert isinstance(layer, nn.Linear)
-    return layer.weight.detach().numpy(), layer.bias.detach().numpy()
+def _kept(
+    layer: _FirstLayer, users: FeatureArrays, most: int
+) -> Float[np.ndarray, "U H_D1"] | None:
+    """Return the sums of all users, or none if there are too many of them."""
+    number = max((len(values) for values in users.values()), default=0)
+    if number == 0 or number * layer.size > most:
+        return None
+    blocks = [
+        layer({key: v[start : start + _USERS_BLOCK] for key, v in users.items()})
+        for start in range(0, number, _USERS_BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
+def _weights(
+    selector: Selector, looked_up: Sequence[FieldSpec], projected: Sequence[FieldSpec]
+) -> tuple[Float[np.ndarray, "H_D1 W"], Float[np.ndarray, " H_D1"]]:
+    """Return what fields are multiplied with, and what their projections add.
+
+    To project is linear, and so is what reads it: one product for both.
+    """
+    layers, places = _layers(selector), _places(selector)
+    weights = [layers[:, places[one.key]] for one in looked_up]
+    bias = np.zeros(len(layers), np.float32)
+    for one in projected:
+        projection = _projection(selector, one)
+        read = layers[:, places[one.key]]
+        weights.append(read @ _array(projection.weight))
+        bias += read @ _array(projection.bias)
+    return np.concatenate(weights or [layers[:, :0]], axis=1), bias
+
+
+def _layers(selector: Selector) -> Float[np.ndarray, "H_D1 W"]:
+    """Return the weights of all that reads the user tower's input."""
+    tower = selector.user_tower
+    return np.concatenate([_array(tower.hidden.weight), _array(tower.straight.weight)])
+
+
+def _first_bias(selector: Selector) -> Float[np.ndarray, " H_D1"]:
+    """Return the biases of hidden layer and output, which all requests have."""
+    tower = selector.user_tower
+    bias = np.concatenate([_array(tower.hidden.bias), _array(tower.out.bias)])
+    # Without any field of user or request the tower reads a constant 1.
+    return bias if selector.user_encoder.fields else bias + _layers(selector)[:, 0]
+
+
+def _places(selector: Selector) -> Mapping[str, slice]:
+    """Return where each field stands in the user tower's input."""
+    places, at = {}, 0
+    for one in selector.user_encoder.fields:
+        size = (
+            selector.tables.dim
+            if one.vocabulary
+            else _projection(selector, one).out_features
+        )
+        places[one.key] = slice(at, at + size)
+        at += size
+    return places
+
+
+def _projection(selector: Selector, one: FieldSpec) -> nn.Linear:
+    projection = selector.user_encoder.projections[module_key(one.key)]
+    assert isinstance(projection, nn.Linear)
+    return projection
+
+
+def _array(weight: Tensor) -> np.ndarray:
+    found: np.ndarray = weight.detach().numpy()
+    return found

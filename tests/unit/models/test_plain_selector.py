@@ -32,27 +32,34 @@ def trained(keys, **changes):
 
 
 def contexts(keys, number=20):
-    """Yield the encoded user and request of single rows."""
-    batch = make_log(number).batch(np.arange(number))
-    for row in range(number):
-        yield {
+    """Yield the encoded user and request of single rows, and which user it is."""
+    log = make_log(number)
+    batch = log.batch(np.arange(number))
+    for row, user in enumerate(log.user_row.tolist()):
+        context = {
             key: value[row : row + 1].numpy()
             for key, value in batch.context.items()
             if key in keys and key.partition(".")[0] in ("user", "request")
         }
+        yield context, user
+
+
+def plain_selector(keys, selector, vectors, **changes):
+    users = {key: v for key, v in make_log(20).users.items() if key in keys}
+    return PlainSelector(selector, vectors, users, **changes)
 
 
 @pytest.mark.parametrize("keys", SUBSETS.values(), ids=SUBSETS)
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
 def test_it_scores_as_the_selector_does(keys, storage):
     selector, vectors = trained(keys, storage=storage)
-    plain = PlainSelector(selector, vectors)
+    plain = plain_selector(keys, selector, vectors)
     scores = []
-    for context in contexts(keys):
+    for context, user in contexts(keys):
         with torch.inference_mode():
             users = selector.user_vectors(as_tensors(context))
             expected = selector.score(users, vectors, torch.from_numpy(LISTS).long())
-        scores.append(plain.score(context, LISTS))
+        scores.append(plain.score(context, LISTS, user))
         assert scores[-1].dtype == np.float32
         np.testing.assert_allclose(scores[-1], expected, rtol=1e-4, atol=1e-4)
     # Not the same for everybody, unless nothing is known of anybody.
@@ -60,39 +67,64 @@ def test_it_scores_as_the_selector_does(keys, storage):
     assert is_told_apart == (keys != SUBSETS["no context at all"])
 
 
+def test_users_are_scored_alike_to_the_last_bit_whether_they_are_kept_or_not():
+    keys = SUBSETS["everything"]
+    selector, vectors = trained(keys)
+    kept = plain_selector(keys, selector, vectors)
+    none_kept = plain_selector(keys, selector, vectors, most_kept=100)
+    assert none_kept._users is None
+    for context, user in contexts(keys):
+        expected = kept.score(context, LISTS, user)
+        assert (none_kept.score(context, LISTS, user) == expected).all()
+        assert (kept.score(context, LISTS) == expected).all()
+
+
+def test_a_kept_user_is_told_by_their_row_alone():
+    keys = SUBSETS["everything"]
+    selector, vectors = trained(keys)
+    plain = plain_selector(keys, selector, vectors)
+    context, user = next(contexts(keys))
+    requested = {k: v for k, v in context.items() if k.startswith("request.")}
+    expected = plain.user_vector(context)
+    np.testing.assert_array_equal(plain.user_vector(requested, user), expected)
+
+
 def test_unknown_users_and_empty_lists_are_zero_vectors():
     keys = SUBSETS["everything"]
     selector, vectors = trained(keys)
-    blank = {key: np.zeros_like(value) for key, value in next(contexts(keys)).items()}
+    context, _ = next(contexts(keys))
+    blank = {key: np.zeros_like(value) for key, value in context.items()}
     with torch.inference_mode():
         expected = selector.user_vectors(as_tensors(blank))[0]
-    found = PlainSelector(selector, vectors).user_vector(blank)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    plain = plain_selector(keys, selector, vectors)
+    for found in (plain.user_vector(blank), plain.user_vector(blank, 0)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_appeal_of_a_creative_counts_for_all():
     keys = SUBSETS["everything"]
+    plain = plain_selector(keys, *trained(keys))
+    for context, user in contexts(keys, 3):
+        assert plain.user_vector(context, user)[-1] == 1.0
+
+
+def test_no_table_is_copied_for_it():
+    keys = SUBSETS["everything"]
     selector, vectors = trained(keys)
-    for context in contexts(keys, 3):
-        assert PlainSelector(selector, vectors).user_vector(context)[-1] == 1.0
-
-
-def test_no_weight_is_copied_for_it_but_the_towers_first_layer():
-    selector, vectors = trained(SUBSETS["everything"])
-    plain = PlainSelector(selector, vectors)
+    plain = plain_selector(keys, selector, vectors, most_kept=0)
     with torch.no_grad():
         selector.tables.weight.zero_()
     assert np.shares_memory(plain._creative_vectors, vectors.numpy())
-    rows = plain._encoder._table[np.arange(3)]
-    assert not rows.any()
+    for layer in (plain._of_user, plain._of_request):
+        assert not layer._table[np.arange(3)].any()
 
 
 def test_creatives_that_nothing_tells_apart_tie():
     keys = SUBSETS["everything"]
     selector, vectors = trained(keys, vector_size=32)
     vectors[1:] = vectors[1]
-    plain = PlainSelector(selector, vectors)
+    plain = plain_selector(keys, selector, vectors)
     lists = np.tile(np.array([1, 2, 3], np.int32), (50, 1))
-    for context in contexts(keys):
-        scores = plain.score(context, lists)
+    for context, user in contexts(keys):
+        scores = plain.score(context, lists, user)
         assert (scores == scores[0, 0]).all()
