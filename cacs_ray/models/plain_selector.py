@@ -11,7 +11,7 @@ holds both to the same scores.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from cacs_ray.models.embeddings import module_key
 from cacs_ray.models.selector import Selector
 
 MOST_KEPT: Final = 2**24
-"""Numbers that are kept of users, 64 MiB; of more users none is kept."""
+"""Numbers that are kept of users, and of each request field: 64 MiB. What would be
+more is not kept at all."""
 
-_USERS_BLOCK: Final = 256
-"""Users summed up at once, while other threads wait for the interpreter."""
+_BLOCK: Final = 256
+"""Rows summed up at once, while other threads wait for the interpreter."""
 
 
 class PlainSelector:
@@ -36,7 +37,7 @@ class PlainSelector:
         selector: trained; its weights must not change any more.
         creative_vectors: V(c) by catalogue row.
         users: field key -> encoded user.* fields of all users, row 0 = unknown.
-        most_kept: so many numbers are kept of them at most.
+        most_kept: so many numbers are kept of users, and of each request field.
     """
 
     def __init__(
@@ -48,10 +49,18 @@ class PlainSelector:
         most_kept: int = MOST_KEPT,
     ) -> None:
         tower = selector.user_tower
-        self._of_user = _FirstLayer(selector, "user", _first_bias(selector))
-        self._of_request = _FirstLayer(selector, "request")
+        fields = selector.user_encoder.fields
+        of_user = [one for one in fields if one.of == "user"]
+        self._of_user = _FirstLayer(selector, of_user, _first_bias(selector))
         self._users = _kept(self._of_user, users, most_kept)
-        self._out, self._hidden = _array(tower.out.weight), len(tower.hidden.bias)
+        of_request = [one for one in fields if one.of == "request"]
+        listed = {one.key: _kept_values(selector, one, most_kept) for one in of_request}
+        self._values = [(key, rows) for key, rows in listed.items() if rows is not None]
+        computed = [one for one in of_request if listed[one.key] is None]
+        self._of_request = _FirstLayer(selector, computed) if computed else None
+        # The appeal of a creative counts for all: a coordinate that is always 1.
+        self._out = np.pad(_array(tower.out.weight), ((0, 1), (0, 0)))
+        self._hidden = len(tower.hidden.bias)
         self._creative_vectors = creative_vectors.detach().numpy()
 
     def user_vector(
@@ -65,13 +74,15 @@ class PlainSelector:
                 those that the context speaks of: then its user.* fields are read.
         """
         if user_row is None or self._users is None:
-            of_user = self._of_user(context)[0]
+            both = self._of_user(context)[0]
         else:
-            of_user = self._users[user_row]
-        both = of_user + self._of_request(context)[0]
+            both = self._users[user_row]
+        for key, rows in self._values:
+            both = both + rows[context[key][0]]
+        if self._of_request is not None:
+            both = both + self._of_request(context)[0]
         bent = np.maximum(both[: self._hidden], 0.0)
-        vector = np.ones(self._creative_vectors.shape[1], np.float32)
-        np.add(self._out @ bent, both[self._hidden :], out=vector[:-1])
+        vector: np.ndarray = np.vecdot(self._out, bent) + both[self._hidden :]
         return vector
 
     def score(
@@ -95,27 +106,27 @@ class PlainSelector:
 
 
 class _FirstLayer:
-    """What the fields of one side add to the layers that read the tower's input.
+    """What some fields add to the layers that read the user tower's input.
 
-    These are the hidden layer and the straight line, side by side: H + D - 1 numbers.
-    A row's numbers do not depend on the rows beside it, to the last bit.
+    These are the hidden layer and the straight line, side by side, the latter with
+    the coordinate that is always 1: H + D numbers. A row's numbers do not depend on
+    the rows beside it, to the last bit.
 
     Args:
         selector: whose user tower it is.
-        side: what the fields are of.
-        bias: float32 [H + D - 1], added besides.
+        fields: of the tower.
+        bias: float32 [H + D], added besides.
     """
 
     def __init__(
         self,
         selector: Selector,
-        side: Literal["user", "request"],
+        fields: Sequence[FieldSpec],
         bias: np.ndarray | float = 0.0,
     ) -> None:
-        tables, fields = selector.tables, selector.user_encoder.fields
-        own = [one for one in fields if one.of == side]
-        looked_up = [one for one in own if one.vocabulary]
-        projected = [one for one in own if not one.vocabulary]
+        tables = selector.tables
+        looked_up = [one for one in fields if one.vocabulary]
+        projected = [one for one in fields if not one.vocabulary]
         self._looked_up = [one.key for one in looked_up]
         self._projected = [one.key for one in projected]
         self._lists = [
@@ -136,7 +147,7 @@ class _FirstLayer:
         """Numbers of a row."""
         return len(self._bias)
 
-    def __call__(self, context: FeatureArrays) -> Float[np.ndarray, "N H_D1"]:
+    def __call__(self, context: FeatureArrays) -> Float[np.ndarray, "N H_D"]:
         """Return the sums of N rows; the bias alone when there is no field."""
         found = [context[key] for key in self._projected]
         if self._looked_up:
@@ -176,22 +187,32 @@ class _Table:
 
 
 def _kept(
-    layer: _FirstLayer, users: FeatureArrays, most: int
-) -> Float[np.ndarray, "U H_D1"] | None:
-    """Return the sums of all users, or none if there are too many of them."""
-    number = max((len(values) for values in users.values()), default=0)
+    layer: _FirstLayer, features: FeatureArrays, most: int
+) -> Float[np.ndarray, "N H_D"] | None:
+    """Return the sums of all rows, or none if there are too many of them."""
+    number = max((len(values) for values in features.values()), default=0)
     if number == 0 or number * layer.size > most:
         return None
     blocks = [
-        layer({key: v[start : start + _USERS_BLOCK] for key, v in users.items()})
-        for start in range(0, number, _USERS_BLOCK)
+        layer({key: v[start : start + _BLOCK] for key, v in features.items()})
+        for start in range(0, number, _BLOCK)
     ]
     return np.concatenate(blocks)
 
 
+def _kept_values(
+    selector: Selector, one: FieldSpec, most: int
+) -> Float[np.ndarray, "V H_D"] | None:
+    """Return what each value of a field adds, or none if they cannot be listed."""
+    if one.encoding != "index":
+        return None
+    values = np.arange(selector.tables.span(one).size)
+    return _kept(_FirstLayer(selector, [one]), {one.key: values}, most)
+
+
 def _weights(
     selector: Selector, looked_up: Sequence[FieldSpec], projected: Sequence[FieldSpec]
-) -> tuple[Float[np.ndarray, "H_D1 W"], Float[np.ndarray, " H_D1"]]:
+) -> tuple[Float[np.ndarray, "H_D W"], Float[np.ndarray, " H_D"]]:
     """Return what fields are multiplied with, and what their projections add.
 
     To project is linear, and so is what reads it: one product for both.
@@ -207,16 +228,18 @@ def _weights(
     return np.concatenate(weights or [layers[:, :0]], axis=1), bias
 
 
-def _layers(selector: Selector) -> Float[np.ndarray, "H_D1 W"]:
+def _layers(selector: Selector) -> Float[np.ndarray, "H_D W"]:
     """Return the weights of all that reads the user tower's input."""
     tower = selector.user_tower
-    return np.concatenate([_array(tower.hidden.weight), _array(tower.straight.weight)])
+    both = [_array(tower.hidden.weight), _array(tower.straight.weight)]
+    return np.pad(np.concatenate(both), ((0, 1), (0, 0)))
 
 
-def _first_bias(selector: Selector) -> Float[np.ndarray, " H_D1"]:
-    """Return the biases of hidden layer and output, which all requests have."""
+def _first_bias(selector: Selector) -> Float[np.ndarray, " H_D"]:
+    """Return the biases of hidden layer and output, and 1; all requests have them."""
     tower = selector.user_tower
-    bias = np.concatenate([_array(tower.hidden.bias), _array(tower.out.bias)])
+    ones = np.ones(1, np.float32)
+    bias = np.concatenate([_array(tower.hidden.bias), _array(tower.out.bias), ones])
     # Without any field of user or request the tower reads a constant 1.
     return bias if selector.user_encoder.fields else bias + _layers(selector)[:, 0]
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from cacs_ray.features.batch import as_tensors
-from cacs_ray.models.plain_selector import PlainSelector
+from cacs_ray.features.spec import FeatureSpec, FieldSpec
+from cacs_ray.models.plain_selector import MOST_KEPT, PlainSelector
 from cacs_ray.models.selector import Selector
-from tests.synthetic_log import SPEC, make_log, selector_config, spec_of
+from tests.synthetic_log import NUM_STYLES, SPEC, make_log, selector_config
 
 SUBSETS = {
     "everything": [field.key for field in SPEC.fields],
@@ -15,7 +16,13 @@ SUBSETS = {
     "no context at all": ["creative.creative_id", "creative.picture"],
     "a list alone": ["user.recent", "creative.picture"],
     "only numbers": ["request.hour", "creative.picture"],
+    "a category of the request": [
+        *("user.taste", "request.hour", "request.device", "creative.picture"),
+    ],
 }
+DEVICE = FieldSpec(
+    name="device", of="request", kind="category", column="d", vocabulary="style"
+)
 LISTS = np.array([[1, 2, 3], [4, 0, 0]], np.int32)
 
 
@@ -23,7 +30,9 @@ def trained(keys, **changes):
     """A selector whose every weight counts, biases too."""
     torch.manual_seed(1)
     config = selector_config().model_copy(update=changes)
-    selector = Selector(spec_of(*keys), config).eval()
+    fields = tuple(one for one in (*SPEC.fields, DEVICE) if one.key in keys)
+    spec = FeatureSpec(fields=fields, vocabularies=SPEC.vocabularies)
+    selector = Selector(spec, config).eval()
     with torch.no_grad():
         for name, weight in selector.named_parameters():
             if name != "tables.weight":
@@ -41,6 +50,8 @@ def contexts(keys, number=20):
             for key, value in batch.context.items()
             if key in keys and key.partition(".")[0] in ("user", "request")
         }
+        if DEVICE.key in keys:
+            context[DEVICE.key] = np.array([row % (NUM_STYLES + 1)])
         yield context, user
 
 
@@ -51,9 +62,10 @@ def plain_selector(keys, selector, vectors, **changes):
 
 @pytest.mark.parametrize("keys", SUBSETS.values(), ids=SUBSETS)
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
-def test_it_scores_as_the_selector_does(keys, storage):
+@pytest.mark.parametrize("most_kept", [MOST_KEPT, 0])
+def test_it_scores_as_the_selector_does(keys, storage, most_kept):
     selector, vectors = trained(keys, storage=storage)
-    plain = plain_selector(keys, selector, vectors)
+    plain = plain_selector(keys, selector, vectors, most_kept=most_kept)
     scores = []
     for context, user in contexts(keys):
         with torch.inference_mode():
@@ -115,8 +127,7 @@ def test_no_table_is_copied_for_it():
     with torch.no_grad():
         selector.tables.weight.zero_()
     assert np.shares_memory(plain._creative_vectors, vectors.numpy())
-    for layer in (plain._of_user, plain._of_request):
-        assert not layer._table[np.arange(3)].any()
+    assert not plain._of_user._table[np.arange(3)].any()
 
 
 def test_creatives_that_nothing_tells_apart_tie():
