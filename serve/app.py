@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
@@ -28,6 +27,7 @@ from cacs_ray.errors import InputError
 from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
+from serve.batched import Asked, Batched, answer_each
 from serve.board import ReleaseBoard, ReplicaKind
 from serve.clicks import Clicks, FirstPlaces
 from serve.controls_file import ControlsFile
@@ -46,9 +46,8 @@ from serve.metrics_board import MetricsBoard
 from serve.page import PageSource
 from serve.ranker import Ranker
 from serve.records import configure_records
-from serve.release import PageView
 from serve.selector import Selector
-from serve.stage import InProcess, StageAnswer, StageRelease, Stages
+from serve.stage import InProcess, StageAnswer, StageMethod, StageRelease, Stages
 from serve.straight import LocalStages, Straight
 from serve.stray_clicks import StrayClicks
 from serve.wiring import Wiring, wire
@@ -84,7 +83,7 @@ class HttpGateway:
         )
         local = None if selector else local_stages(self._releases)
         self._straight = Straight(local) if local and ranker is None else None
-        stages = _stages(local, selector, ranker)
+        stages = _stages(local, selector, ranker, args.stage_calls)
         self._may_hang: list[Straight | InProcess] = [*stages.in_process]
         if self._straight is not None:
             self._may_hang.append(self._straight)
@@ -167,12 +166,22 @@ class HttpGateway:
 
 
 class _StageReplica:
-    """A replica of a stage, which follows the board."""
+    """A replica of a stage, which follows the board and answers one after the other.
+
+    It answers in a coroutine that never waits: in threads, as Serve runs plain
+    methods, answers that are computed side by side take turns at the interpreter
+    and all of them end late.
+    """
 
     def __init__(self, wiring: Wiring, kind: ReplicaKind) -> None:
         listen_on_loopback()
         configure_records()
         self._holder = Holder(wiring.board, kind, _stage_loader(wiring))
+        self._methods: dict[str, StageMethod] = {}
+
+    async def answer(self, questions: list[Asked]) -> list[StageAnswer]:
+        """Answer what several requests ask."""
+        return await answer_each(self._methods, questions)
 
     async def check_health(self) -> None:
         """Let Ray Serve replace this replica when releases are followed no more.
@@ -187,50 +196,24 @@ class _StageReplica:
 
 
 class SelectorReplica(_StageReplica):
-    """A selector that follows the board, answering one request after the other.
-
-    Its methods are coroutines that never wait: in threads, as Serve runs plain
-    methods, answers that are computed side by side take turns at the interpreter
-    and all of them end late.
-    """
+    """A selector that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
         super().__init__(wiring, "selector")
-        self._selector = Selector(self._holder)
+        self._methods["selector_scores"] = Selector(self._holder).selector_scores
         spare_what_lasts()
-
-    async def selector_scores(
-        self, release: str, page: PageView, lists: np.ndarray
-    ) -> StageAnswer:
-        """Answer as `Selector.selector_scores`."""
-        return self._selector.selector_scores(release, page, lists)
 
 
 class RankerReplica(_StageReplica):
-    """A ranker that follows the board, answering as `SelectorReplica` does."""
+    """A ranker that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
         super().__init__(wiring, "ranker")
-        self._ranker = Ranker(self._holder)
+        ranker = Ranker(self._holder)
+        self._methods["open_page"] = ranker.open_page
+        self._methods["pctr"] = ranker.pctr
+        self._methods["teacher_scores"] = ranker.teacher_scores
         spare_what_lasts()
-
-    async def open_page(
-        self, release: str, page: PageView, creatives: np.ndarray
-    ) -> StageAnswer:
-        """Answer as `Ranker.open_page`."""
-        return self._ranker.open_page(release, page, creatives)
-
-    async def pctr(
-        self, release: str, page: PageView, creative_row: np.ndarray
-    ) -> StageAnswer:
-        """Answer as `Ranker.pctr`."""
-        return self._ranker.pctr(release, page, creative_row)
-
-    async def teacher_scores(
-        self, release: str, page: PageView, lists: np.ndarray
-    ) -> StageAnswer:
-        """Answer as `Ranker.teacher_scores`."""
-        return self._ranker.teacher_scores(release, page, lists)
 
 
 class FollowerReplica(Follower):
@@ -321,24 +304,33 @@ def _stage_loader(wiring: Wiring) -> Callable[[str], StageRelease]:
 
 
 def _stages(
-    local: LocalStages | None, selector: Handle | None, ranker: Handle | None
+    local: LocalStages | None,
+    selector: Handle | None,
+    ranker: Handle | None,
+    most_calls: int,
 ) -> Stages:
     """Return the stages by handles, and those in this process that have none."""
+    selecting, ranking = (
+        None if one is None else Batched(one.answer, most_calls)
+        for one in (selector, ranker)
+    )
     if local is not None:
         here = in_process(local)
+        if ranking is None:
+            return here
         # The ranker opens no page while it waits for a selector as quick as this one.
-        return (
-            here
-            if ranker is None
-            else replace(here, teacher_scores=ranker.teacher_scores, pctr=ranker.pctr)
+        return replace(
+            here,
+            teacher_scores=ranking.method("teacher_scores"),
+            pctr=ranking.method("pctr"),
         )
-    assert selector is not None
-    assert ranker is not None
+    assert selecting is not None
+    assert ranking is not None
     return Stages(
-        selector_scores=selector.selector_scores,
-        teacher_scores=ranker.teacher_scores,
-        pctr=ranker.pctr,
-        open_page=ranker.open_page,
+        selector_scores=selecting.method("selector_scores"),
+        teacher_scores=ranking.method("teacher_scores"),
+        pctr=ranking.method("pctr"),
+        open_page=ranking.ahead("open_page"),
     )
 
 

@@ -42,6 +42,9 @@ class AppArgs(Config):
     selector_in_gateway: bool = False
     """The selector in the gateway's process and the ranker a deployment: selection
     costs no call of another process. `fused` goes before it."""
+    stage_calls: int = Field(default=2, ge=1, le=1_000)
+    """Calls of each deployment of stages that a gateway has under way at the same
+    time; what is asked meanwhile goes together in the next one."""
     decision_log: str | None = None
     """Directory of the decision log; without it decisions are not kept."""
     click_log: str | None = None

@@ -11,7 +11,6 @@ Only scores are replaced: choice, exploration and auction go on as always.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -27,6 +26,7 @@ from cacs_ray.decision.creative_policy import (
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.schema import PolicyName
 from serve.api import Rung
+from serve.batched import of_handle
 from serve.release import PageView
 from serve.stage import RemoteMethod, StageAnswer, Stages
 from serve.straight import Straight, StraightScorers
@@ -313,7 +313,7 @@ class RemoteScorers:
         # A task of its own costs a turn of the event loop: not for what is there.
         if isinstance(answer, asyncio.Future):
             return answer
-        return asyncio.create_task(_of_handle(answer))
+        return asyncio.create_task(of_handle(answer))
 
 
 def _tells_apart(candidates: Candidates, scores: np.ndarray) -> bool:
@@ -323,17 +323,6 @@ def _tells_apart(candidates: Candidates, scores: np.ndarray) -> bool:
     least = np.where(mask, scores, np.inf).min(1)
     most = np.where(mask, scores, -np.inf).max(1)
     return bool((most > least)[has_choice].all())
-
-
-async def _of_handle(answer: Awaitable[StageAnswer]) -> StageAnswer:
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        # A handle's answer goes on in its replica unless it is told to stop.
-        cancel = getattr(answer, "cancel", None)
-        if cancel is not None:
-            cancel()
-        raise
 
 
 def _failure(task: "asyncio.Future[StageAnswer]", release: str) -> str | None:

@@ -88,6 +88,8 @@ class StageAnswer:
     scores: np.ndarray | None
     """None: this stage does not hold the release it was asked for, or has nothing
     to say."""
+    failure: str | None = None
+    """What it failed with, where it was asked several questions at once."""
 
 
 StageMethod = Callable[[str, PageView, np.ndarray], StageAnswer]

@@ -14,6 +14,7 @@ from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 from serve import alone
 from serve.app import _stages, build_app, compose
 from serve.arguments import AppArgs
+from serve.batched import BatchedMethod
 from serve.board import ReleaseBoard
 from serve.straight import LocalStages
 from serve.wiring import Wiring
@@ -56,10 +57,11 @@ def test_with_the_selector_in_the_gateway_the_ranker_alone_is_asked_by_its_handl
     def scores(*_):
         return None
 
-    ranker = SimpleNamespace(teacher_scores="by handle", pctr="too", open_page="also")
-    stages = _stages(LocalStages(scores, scores, scores), None, ranker)
+    ranker = SimpleNamespace(answer=None)
+    stages = _stages(LocalStages(scores, scores, scores), None, ranker, 2)
     assert stages.in_process == [stages.selector_scores]
-    assert (stages.teacher_scores, stages.pctr) == ("by handle", "too")
+    by_handle = (stages.teacher_scores, stages.pctr)
+    assert all(isinstance(one, BatchedMethod) for one in by_handle)
     assert stages.open_page is None
 
 

@@ -1,0 +1,237 @@
+"""What the batching of calls promises: fewer calls under load, nobody else's fault."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from serve.batched import MOST_TOGETHER, Asked, Batched, StageError, answer_each
+from serve.stage import StageAnswer
+
+NOTHING = np.zeros(0, np.int32)
+
+
+class Stage:
+    """A handle whose calls come back when they are let go."""
+
+    def __init__(self):
+        self.calls, self._open, self.broken_off = [], [], 0
+
+    def remote(self, questions):
+        self.calls.append([one.release for one in questions])
+        self._open.append(asyncio.get_running_loop().create_future())
+        return self._answer(questions, self._open[-1])
+
+    async def _answer(self, questions, may_end):
+        try:
+            await may_end
+        except asyncio.CancelledError:
+            self.broken_off += 1
+            raise
+        return await answer_each({"scores": scores}, questions)
+
+    def let_go(self, error=None):
+        one = self._open.pop(0)
+        one.set_exception(error) if error else one.set_result(None)
+
+
+def scores(release, *_):
+    if release == "bad":
+        raise ZeroDivisionError("no")
+    return StageAnswer(release, NOTHING)
+
+
+async def rounds():
+    """Let everything happen that nothing holds up."""
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
+def asking(stage, most_calls=1):
+    method = Batched(stage, most_calls).method("scores")
+    return lambda name: method.remote(name, None, NOTHING)
+
+
+def test_without_load_each_question_goes_at_once():
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        for name in "ab":
+            answer = ask(name)
+            await rounds()
+            stage.let_go()
+            assert (await answer).release == name
+        return stage.calls
+
+    assert asyncio.run(run()) == [["a"], ["b"]]
+
+
+def test_what_is_asked_while_a_call_is_under_way_goes_together_and_in_order():
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        first = ask("a")
+        await rounds()
+        others = []
+        for name in "bcd":
+            others.append(ask(name))
+            await rounds()
+        assert stage.calls == [["a"]]
+        stage.let_go()
+        await first
+        await rounds()
+        stage.let_go()
+        return stage.calls, [(await one).release for one in others]
+
+    calls, answers = asyncio.run(run())
+    assert calls == [["a"], ["b", "c", "d"]]
+    assert answers == ["b", "c", "d"]
+
+
+def test_what_is_asked_in_one_round_of_the_event_loop_goes_together():
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        ask("a"), ask("b")
+        await rounds()
+        return stage.calls
+
+    assert asyncio.run(run()) == [["a", "b"]]
+
+
+def test_calls_and_what_goes_together_are_bounded():
+    async def run():
+        stage = Stage()
+        ask = asking(stage, most_calls=2)
+        names = [f"q{n}" for n in range(3 * MOST_TOGETHER)]
+        for name in names:
+            ask(name)
+        await rounds()
+        return list(stage.calls), names
+
+    calls, names = asyncio.run(run())
+    assert calls == [names[:MOST_TOGETHER], names[MOST_TOGETHER : 2 * MOST_TOGETHER]]
+
+
+def test_a_stage_works_ahead_only_while_nothing_else_is_asked():
+    async def run():
+        stage = Stage()
+        batched = Batched(stage, most_calls=1)
+        ahead, method = batched.ahead("scores"), batched.method("scores")
+        opened = ahead.remote("a", None, NOTHING)
+        await rounds()
+        left_out = ahead.remote("b", None, NOTHING)
+        assert left_out.done()
+        asked = method.remote("b", None, NOTHING)
+        stage.let_go()
+        await opened
+        await rounds()
+        stage.let_go()
+        await asked
+        await rounds()
+        ahead.remote("c", None, NOTHING)
+        await rounds()
+        return list(stage.calls), left_out.result()
+
+    calls, left_out = asyncio.run(run())
+    assert calls == [["a"], ["b"], ["c"]]
+    assert left_out == StageAnswer("b", None)
+
+
+def test_a_question_that_fails_is_nobody_elses_failure():
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        answers = [ask("a"), ask("bad"), ask("b")]
+        await rounds()
+        stage.let_go()
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    good, failed, also_good = asyncio.run(run())
+    assert (good.release, also_good.release) == ("a", "b")
+    assert isinstance(failed, StageError)
+    assert str(failed) == "ZeroDivisionError: no"
+
+
+def test_a_call_that_fails_fails_all_it_asked_and_the_next_one_goes():
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        lost = [ask("a"), ask("b")]
+        await rounds()
+        after = ask("c")
+        stage.let_go(ConnectionError("gone"))
+        found = await asyncio.gather(*lost, return_exceptions=True)
+        await rounds()
+        stage.let_go()
+        return found, await after
+
+    found, after = asyncio.run(run())
+    assert [str(one) for one in found] == ["gone", "gone"]
+    assert after.release == "c"
+
+
+def test_what_cannot_even_be_asked_is_told_too():
+    class Refusing:
+        def remote(self, _):
+            raise ConnectionError("no replica")
+
+    async def run():
+        await asking(Refusing())("a")
+
+    with pytest.raises(ConnectionError, match="no replica"):
+        asyncio.run(run())
+
+
+def test_what_is_given_up_while_it_waits_is_never_asked():
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        ask("a")
+        await rounds()
+        given_up, wanted = ask("b"), ask("c")
+        given_up.cancel()
+        stage.let_go()
+        await rounds()
+        stage.let_go()
+        await wanted
+        return stage.calls
+
+    assert asyncio.run(run()) == [["a"], ["c"]]
+
+
+def test_a_call_is_broken_off_when_all_it_asks_is_given_up_and_gives_its_place_back():
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        first, second = ask("a"), ask("b")
+        await rounds()
+        waiting = ask("c")
+        first.cancel()
+        await rounds()
+        still_asked = stage.broken_off
+        second.cancel()
+        await rounds()
+        stage._open.pop(0)
+        stage.let_go()
+        return still_asked, stage.broken_off, (await waiting).release
+
+    assert asyncio.run(run()) == (0, 1, "c")
+
+
+def test_a_replica_that_is_told_to_stop_answers_no_further_question():
+    asked = []
+
+    def slow(release, *_):
+        asked.append(release)
+        return StageAnswer(release, NOTHING)
+
+    async def run():
+        questions = [Asked("scores", name, None, NOTHING) for name in "abc"]
+        answering = asyncio.create_task(answer_each({"scores": slow}, questions))
+        await asyncio.sleep(0)
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+
+    asyncio.run(run())
+    assert asked == ["a"]
