@@ -74,6 +74,8 @@ KNOBS: Final[Mapping[str, tuple[bool, Mapping[str, str]]]] = {
 }
 """Name -> whether the graph is fused, and the variables of its processes."""
 BEST: Final = "fused, throughput optimised, HAProxy"
+APART: Final = "composed, throughput optimised, HAProxy"
+"""The best of the graphs with a deployment for each stage."""
 
 
 def service(settings: Settings) -> list[Outcome]:
@@ -84,7 +86,9 @@ def service(settings: Settings) -> list[Outcome]:
         for num_ads, num_creatives in SHAPES:
             bodies = bundle_bodies(bundle, num_ads=num_ads, num_creatives=num_creatives)
             outcomes += _selection_cost(settings, url, bodies)
-        outcomes.append(_ray_cost(settings, url, bundle))
+        outcomes.append(_ray_cost(settings, url, bundle, BEST))
+    with _graph(settings, bundle, APART) as url:
+        outcomes.append(_ray_cost(settings, url, bundle, APART))
     return outcomes
 
 
@@ -125,7 +129,7 @@ def _selection_cost(
         )
 
 
-def _ray_cost(settings: Settings, url: str, bundle: Path) -> Outcome:
+def _ray_cost(settings: Settings, url: str, bundle: Path, name: str) -> Outcome:
     """Compare answers a second with the same application in one uvicorn process."""
     bodies = bundle_bodies(bundle)
     with _without_ray(settings, bundle) as alone_url:
@@ -137,12 +141,12 @@ def _ray_cost(settings: Settings, url: str, bundle: Path) -> Outcome:
             [lambda: rate(url), lambda: rate(alone_url)], settings.repeats
         )
     return compared(
-        "graph / one uvicorn process, answers a second",
+        f"{name.partition(',')[0]} graph / one uvicorn process, answers a second",
         ours,
         theirs,
         "1/s",
         at_least(0.7),
-        f"{BEST}; closed loop of {_CLIENTS}; {bodies.shape}",
+        f"{name}; closed loop of {_CLIENTS}; {bodies.shape}",
     )
 
 
