@@ -212,8 +212,7 @@ class Predictor:
             float32 [A, C]; the scores at padding mean nothing.
         """
         if context.is_shared:
-            user_row = None if context.user_row is None else int(context.user_row[0])
-            return self._plain_selector.score(context.request, lists, user_row)
+            return self._plain_selector.score(context.request, lists, context.only_user)
         with torch.inference_mode():
             users = self.selector.user_vectors(as_tensors(context.request))
             users = users[as_index(context.request_index)]
@@ -222,8 +221,7 @@ class Predictor:
 
     @cached_property
     def _plain_selector(self) -> PlainSelector:
-        users = self.entities.users
-        return PlainSelector(self.selector, self.creative_vectors, users)
+        return PlainSelector(self.selector, self.creative_vectors, self.entities.users)
 
     def teacher_scores(self, context: Context, lists: np.ndarray) -> np.ndarray:
         """Score every creative of every list with the teacher: float32 [A, C]."""

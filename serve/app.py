@@ -27,7 +27,7 @@ from cacs_ray.errors import InputError
 from serve.admin import Admin
 from serve.arguments import AppArgs
 from serve.arms import make_arms
-from serve.batched import Asked, Batched, answer_each
+from serve.batched import Answerer, Asked, Batched
 from serve.board import ReleaseBoard, ReplicaKind
 from serve.clicks import Clicks, FirstPlaces
 from serve.controls_file import ControlsFile
@@ -166,22 +166,23 @@ class HttpGateway:
 
 
 class _StageReplica:
-    """A replica of a stage, which follows the board and answers one after the other.
+    """A replica of a stage, which follows the board.
 
-    It answers in a coroutine that never waits: in threads, as Serve runs plain
-    methods, answers that are computed side by side take turns at the interpreter
-    and all of them end late.
+    It answers in its event loop: in threads, as Serve runs plain methods, answers
+    that are computed side by side take turns at the interpreter and all of them end
+    late.
     """
 
     def __init__(self, wiring: Wiring, kind: ReplicaKind) -> None:
         listen_on_loopback()
         configure_records()
         self._holder = Holder(wiring.board, kind, _stage_loader(wiring))
-        self._methods: dict[str, StageMethod] = {}
+        self._answerer = Answerer(self._methods())
+        spare_what_lasts()
 
     async def answer(self, questions: list[Asked]) -> list[StageAnswer]:
-        """Answer what several requests ask."""
-        return await answer_each(self._methods, questions)
+        """Answer what several requests ask, as `Answerer.answer`."""
+        return await self._answerer.answer(questions)
 
     async def check_health(self) -> None:
         """Let Ray Serve replace this replica when releases are followed no more.
@@ -194,14 +195,19 @@ class _StageReplica:
         """
         _check_following(self._holder)
 
+    def _methods(self) -> dict[str, StageMethod]:
+        """Return what the stage answers, by name."""
+        raise NotImplementedError
+
 
 class SelectorReplica(_StageReplica):
     """A selector that follows the board."""
 
     def __init__(self, wiring: Wiring) -> None:
         super().__init__(wiring, "selector")
-        self._methods["selector_scores"] = Selector(self._holder).selector_scores
-        spare_what_lasts()
+
+    def _methods(self) -> dict[str, StageMethod]:
+        return {"selector_scores": Selector(self._holder).selector_scores}
 
 
 class RankerReplica(_StageReplica):
@@ -209,11 +215,14 @@ class RankerReplica(_StageReplica):
 
     def __init__(self, wiring: Wiring) -> None:
         super().__init__(wiring, "ranker")
+
+    def _methods(self) -> dict[str, StageMethod]:
         ranker = Ranker(self._holder)
-        self._methods["open_page"] = ranker.open_page
-        self._methods["pctr"] = ranker.pctr
-        self._methods["teacher_scores"] = ranker.teacher_scores
-        spare_what_lasts()
+        return {
+            "open_page": ranker.open_page,
+            "pctr": ranker.pctr,
+            "teacher_scores": ranker.teacher_scores,
+        }
 
 
 class FollowerReplica(Follower):

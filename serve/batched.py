@@ -7,10 +7,14 @@ nobody waits for a batch to fill; under load the calls become fewer, not the ans
 """
 
 import asyncio
+import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from contextvars import Context
+from dataclasses import dataclass, replace
 from functools import partial
+from time import monotonic
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +26,15 @@ Answer = TypeVar("Answer")
 
 MOST_TOGETHER: Final = 8
 """Questions of one call: the last one waits for the others, and has a deadline."""
+
+SLOW_S: Final = 0.05
+"""A call that takes longer keeps nobody back any more: its replica hangs, perhaps, and
+some of what it asks may have all the time in the world."""
+
+
+_LATE: Final = "nobody waits any longer"
+
+_logger = logging.getLogger(__name__)
 
 
 class StageError(Exception):
@@ -37,6 +50,8 @@ class Asked:
     page: PageView
     creatives: np.ndarray
     """As the method takes them."""
+    left_s: float
+    """So long the answer is waited for."""
 
 
 class RemoteStage(Protocol):
@@ -51,6 +66,12 @@ class RemoteStage(Protocol):
 class _Question:
     asked: Asked
     answer: "asyncio.Future[StageAnswer]"
+    came_s: float
+
+    def now(self) -> Asked:
+        """Return what is asked with the time that is left by now."""
+        gone_s = monotonic() - self.came_s
+        return replace(self.asked, left_s=self.asked.left_s - gone_s)
 
 
 class Batched:
@@ -58,19 +79,21 @@ class Batched:
 
     Args:
         stage: answers several questions in a call.
-        most_calls: under way at the same time, >= 1.
+        most_calls: under way at the same time, >= 1, not counting slow ones.
     """
 
     def __init__(self, stage: RemoteStage, most_calls: int) -> None:
         self._stage, self._most_calls = stage, most_calls
         self._waiting: deque[_Question] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
         self._under_way: set[asyncio.Task[None]] = set()
+        """Those of the calls that others wait for."""
         self._is_about_to_send = False
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is asked now."""
-        return not self._under_way and not self._waiting
+        return not self._calls and not self._waiting
 
     def method(self, name: str) -> "BatchedMethod":
         """Return one method of the stage, in the manner of a handle's."""
@@ -84,10 +107,10 @@ class Batched:
         """Ask with the next call; to cancel the answer takes the question back.
 
         The answer raises `StageError` when the stage failed at this question, and what
-        the call raises when that did.
+        the call raises when that did; it is cancelled when the call was.
         """
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Question(asked, answer))
+        self._waiting.append(_Question(asked, answer, monotonic()))
         self._send_soon()
         return answer
 
@@ -100,9 +123,13 @@ class Batched:
     def _send(self) -> None:
         self._is_about_to_send = False
         while len(self._under_way) < self._most_calls and (batch := self._next()):
-            call = asyncio.create_task(self._call(batch))
+            # A call belongs to no request: made in the context of one, Ray Serve would
+            # break it off when that one's client leaves.
+            call = asyncio.create_task(self._call(batch), context=Context())
+            self._calls.add(call)
             self._under_way.add(call)
-            call.add_done_callback(self._ended)
+            slow = asyncio.get_running_loop().call_later(SLOW_S, self._pass, call)
+            call.add_done_callback(partial(self._ended, slow))
             for one in batch:
                 one.answer.add_done_callback(partial(_break_off, call, batch))
 
@@ -115,24 +142,29 @@ class Batched:
                 batch.append(one)
         return batch
 
-    def _ended(self, call: "asyncio.Task[None]") -> None:
+    def _ended(self, slow: asyncio.TimerHandle, call: "asyncio.Task[None]") -> None:
+        slow.cancel()
+        self._calls.discard(call)
+        self._pass(call)
+
+    def _pass(self, call: "asyncio.Task[None]") -> None:
+        """Let the next call go, whether this one has come back or not."""
         self._under_way.discard(call)
         if self._waiting:
             self._send_soon()
 
     async def _call(self, batch: list[_Question]) -> None:
         try:
-            call = self._stage.remote([one.asked for one in batch])
-            answers = await of_handle(call)
+            answers = await of_handle(self._stage.remote([one.now() for one in batch]))
+            for one, answer in zip(batch, answers, strict=True):
+                _tell(one, answer)
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             for one in batch:
                 _fail(one, error)
-            return
-        for one, answer in zip(batch, answers, strict=True):
-            if answer.failure is not None:
-                _fail(one, StageError(answer.failure))
-            elif not one.answer.done():
-                one.answer.set_result(answer)
+        finally:
+            # Nobody waits for what does not come any more.
+            for one in batch:
+                one.answer.cancel()
 
 
 class BatchedMethod:
@@ -142,10 +174,14 @@ class BatchedMethod:
         self._stage, self._name = stage, name
 
     def remote(
-        self, release: str, page: PageView, creatives: np.ndarray
+        self,
+        release: str,
+        page: PageView,
+        creatives: np.ndarray,
+        most_s: float = math.inf,
     ) -> "asyncio.Future[StageAnswer]":
         """Ask, as `RemoteMethod`."""
-        return self._stage.ask(Asked(self._name, release, page, creatives))
+        return self._stage.ask(Asked(self._name, release, page, creatives, most_s))
 
 
 class AheadMethod:
@@ -159,33 +195,56 @@ class AheadMethod:
         self._stage, self._name = stage, name
 
     def remote(
-        self, release: str, page: PageView, creatives: np.ndarray
+        self,
+        release: str,
+        page: PageView,
+        creatives: np.ndarray,
+        most_s: float = math.inf,
     ) -> "asyncio.Future[StageAnswer]":
         """Ask, as `RemoteMethod`; no scores at once where it would only delay."""
         if self._stage.is_idle:
-            return self._stage.ask(Asked(self._name, release, page, creatives))
+            asked = Asked(self._name, release, page, creatives, most_s)
+            return self._stage.ask(asked)
         answer = asyncio.get_running_loop().create_future()
         answer.set_result(StageAnswer(release, None))
         return answer
 
 
-async def answer_each(
-    methods: Mapping[str, StageMethod], questions: Sequence[Asked]
-) -> list[StageAnswer]:
-    """Answer one question after the other; the other end of `Batched`.
+class Answerer:
+    """The other end of `Batched`, in a replica.
 
-    A method that raises fails its own question alone, see `StageAnswer.failure`.
+    Calls are answered in turn and questions one after the other: side by side all of
+    them would end late.
+
+    Args:
+        methods: of the stage, by name; they never wait.
     """
-    answers = []
-    for one in questions:
+
+    def __init__(self, methods: Mapping[str, StageMethod]) -> None:
+        self._methods = methods
+        self._turn = asyncio.Lock()
+
+    async def answer(self, questions: Sequence[Asked]) -> list[StageAnswer]:
+        """Answer each that is still waited for.
+
+        A method that raises fails its own question alone, see `StageAnswer.failure`.
+        """
+        came_s, answers = monotonic(), []
+        async with self._turn:
+            for one in questions:
+                answers.append(self._answer(one, monotonic() - came_s))
+                # Between two the replica may be told to stop, or asked how it is.
+                await asyncio.sleep(0)
+        return answers
+
+    def _answer(self, one: Asked, waited_s: float) -> StageAnswer:
+        if waited_s >= one.left_s:
+            return StageAnswer("", None, _LATE)
         try:
-            answers.append(methods[one.method](one.release, one.page, one.creatives))
-        except Exception as error:  # noqa: BLE001 - told to whoever asked
-            failure = f"{type(error).__name__}: {error}"
-            answers.append(StageAnswer("", None, failure))
-        # Between two the replica may be told to stop, or asked how it is.
-        await asyncio.sleep(0)
-    return answers
+            return self._methods[one.method](one.release, one.page, one.creatives)
+        except Exception as error:
+            _logger.warning("a stage failed at a question", exc_info=True)
+            return StageAnswer("", None, f"{type(error).__name__}: {error}")
 
 
 async def of_handle(answer: Awaitable[Answer]) -> Answer:
@@ -198,6 +257,13 @@ async def of_handle(answer: Awaitable[Answer]) -> Answer:
         if cancel is not None:
             cancel()
         raise
+
+
+def _tell(one: _Question, answer: StageAnswer) -> None:
+    if answer.failure is not None:
+        _fail(one, StageError(answer.failure))
+    elif not one.answer.done():
+        one.answer.set_result(answer)
 
 
 def _fail(one: _Question, error: Exception) -> None:

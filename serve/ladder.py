@@ -135,7 +135,7 @@ class RemoteScorers:
         if open_page is None or not is_asked:
             return
         nothing = np.zeros(0, np.int32)
-        self.opening = self._call(open_page, nothing)
+        self.opening = self._call(open_page, nothing, self._stage_s())
 
     def end(self) -> None:
         """Stop what was begun and is not needed: the client left, or a stage failed."""
@@ -267,12 +267,13 @@ class RemoteScorers:
             # Its time went by in the queue: a stage that is asked too costs others'.
             self.failures.append(f"{stage}_late")
             return None
-        answer = self._call(asked, creatives)
+        answer = self._call(asked, creatives, most_s)
         try:
             if not answer.done():
                 await asyncio.wait({answer}, timeout=most_s)
         finally:
-            # Nothing that is past its deadline, or whose client left, keeps running.
+            # Nothing that is past its deadline keeps running, nor what a client left
+            # alone; beside other requests in one call such a question is answered yet.
             answer.cancel()
             self.seconds[stage] = perf_counter() - started
         failure = _failure(answer, self.question.release)
@@ -302,10 +303,11 @@ class RemoteScorers:
         return max(0.0, STAGE_SHARE * left_s)
 
     def _call(
-        self, asked: RemoteMethod, creatives: np.ndarray
+        self, asked: RemoteMethod, creatives: np.ndarray, most_s: float
     ) -> "asyncio.Future[StageAnswer]":
+        release, page = self.question.release, self.question.page
         try:
-            answer = asked.remote(self.question.release, self.question.page, creatives)
+            answer = asked.remote(release, page, creatives, most_s)
         except Exception as error:  # noqa: BLE001 - a stage that fails, as any other
             failed = asyncio.get_running_loop().create_future()
             failed.set_exception(error)

@@ -4,6 +4,7 @@ A candidate ads of one request   C creatives per list, padded with 0
 """
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -86,10 +87,11 @@ class StageAnswer:
 
     release: str
     scores: np.ndarray | None
-    """None: this stage does not hold the release it was asked for, or has nothing
-    to say."""
+    """None: this stage does not hold the release it was asked for, has nothing to
+    say, or failed."""
     failure: str | None = None
-    """What it failed with, where it was asked several questions at once."""
+    """What it failed with, where it was asked several questions at once; else it
+    raises."""
 
 
 StageMethod = Callable[[str, PageView, np.ndarray], StageAnswer]
@@ -100,9 +102,9 @@ class RemoteMethod(Protocol):
     """One method of a deployment handle."""
 
     def remote(
-        self, release: str, page: PageView, creatives: np.ndarray
+        self, release: str, page: PageView, creatives: np.ndarray, most_s: float
     ) -> Awaitable[StageAnswer]:
-        """Ask; awaiting gives the answer."""
+        """Ask; awaiting gives the answer, which is waited for `most_s` seconds."""
         ...
 
 
@@ -158,7 +160,11 @@ class InProcess:
         return 0.0 if began is None else monotonic() - began
 
     def remote(
-        self, release: str, page: PageView, creatives: np.ndarray
+        self,
+        release: str,
+        page: PageView,
+        creatives: np.ndarray,
+        most_s: float = math.inf,  # noqa: ARG002 - what has begun in a thread runs on
     ) -> "asyncio.Future[StageAnswer]":
         """Run; the answer is there at once unless the stage is slow."""
         asked = self._threads.submit(self._method, release, page, creatives)

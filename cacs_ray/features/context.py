@@ -44,6 +44,12 @@ class Context:
         """Whether one row serves every ad: one request, or no such field at all."""
         return all(len(values) == 1 for values in self.request.values())
 
+    @property
+    def only_user(self) -> int | None:
+        """Row of the one user of all ads; None where there are several or none."""
+        rows = self.user_row
+        return None if rows is None or len(rows) != 1 else int(rows[0])
+
     def joined(self, rows: slice) -> FeatureTensors:
         """user.*, request.* and ad.* fields of some ads, one row per ad."""
         index = self.request_index[rows]

@@ -23,8 +23,8 @@ from cacs_ray.models.embeddings import module_key
 from cacs_ray.models.selector import Selector
 
 MOST_KEPT: Final = 2**24
-"""Numbers that are kept of users, and of each request field: 64 MiB. What would be
-more is not kept at all."""
+"""Numbers that are kept of users and of request fields together: 64 MiB in each
+process and release. Users, or a field, that would be more are not kept at all."""
 
 _BLOCK: Final = 256
 """Rows summed up at once, while other threads wait for the interpreter."""
@@ -37,7 +37,7 @@ class PlainSelector:
         selector: trained; its weights must not change any more.
         creative_vectors: V(c) by catalogue row.
         users: field key -> encoded user.* fields of all users, row 0 = unknown.
-        most_kept: so many numbers are kept of users, and of each request field.
+        most_kept: so many numbers are kept of users and request fields.
     """
 
     def __init__(
@@ -53,10 +53,17 @@ class PlainSelector:
         of_user = [one for one in fields if one.of == "user"]
         self._of_user = _FirstLayer(selector, of_user, _first_bias(selector))
         self._users = _kept(self._of_user, users, most_kept)
-        of_request = [one for one in fields if one.of == "request"]
-        listed = {one.key: _kept_values(selector, one, most_kept) for one in of_request}
-        self._values = [(key, rows) for key, rows in listed.items() if rows is not None]
-        computed = [one for one in of_request if listed[one.key] is None]
+        left = most_kept - (0 if self._users is None else self._users.size)
+        self._values: list[tuple[str, np.ndarray]] = []
+        computed = []
+        for one in fields:
+            if one.of == "request":
+                rows = _kept_values(selector, one, left)
+                if rows is None:
+                    computed.append(one)
+                else:
+                    self._values.append((one.key, rows))
+                    left -= rows.size
         self._of_request = _FirstLayer(selector, computed) if computed else None
         # The appeal of a creative counts for all: a coordinate that is always 1.
         self._out = np.pad(_array(tower.out.weight), ((0, 1), (0, 0)))

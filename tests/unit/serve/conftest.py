@@ -103,7 +103,7 @@ class Stage:
     is_cancelled: bool = False
     page: object = None
 
-    def remote(self, release, page, creatives):
+    def remote(self, release, page, creatives, most_s):
         self.num_calls += 1
         self.page = page
         if self.call_error:
@@ -123,6 +123,21 @@ class Stage:
         if self.error:
             raise self.error
         return StageAnswer(self.release, self.by_row[creatives])
+
+
+class Answers:
+    """A handle's method that answers what several requests ask, by `Stage`s."""
+
+    def __init__(self, stages):
+        self._stages = stages
+
+    async def remote(self, questions):
+        return [
+            await self._stages[one.method].remote(
+                one.release, one.page, one.creatives, one.left_s
+            )
+            for one in questions
+        ]
 
 
 class LocalStage:
@@ -264,11 +279,14 @@ def make_replica(release, make_bundle, tmp_path, monkeypatch):
         board.begin(entry(bundle), ("gateway",))
         told = AppArgs(bundle=str(bundle), **args)
         wiring = Wiring(told, board, {}, lambda _: release, lambda _: None)
-        selector = SimpleNamespace(selector_scores=Stage(SCORES))
-        ranker = SimpleNamespace(
-            teacher_scores=Stage(SCORES), pctr=Stage(PCTR), open_page=None
-        )
-        made.append(HttpGateway(wiring, None, selector, ranker))
+        selector = {"selector_scores": Stage(SCORES)}
+        ranker = {
+            "teacher_scores": Stage(SCORES),
+            "pctr": Stage(PCTR),
+            "open_page": Stage(PCTR),
+        }
+        handles = [SimpleNamespace(answer=Answers(one)) for one in (selector, ranker)]
+        made.append(HttpGateway(wiring, None, *handles))
         return made[-1]
 
     yield make

@@ -1,10 +1,12 @@
 """What the graph promises before it runs: its arguments, its configuration file."""
 
+import asyncio
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -12,10 +14,10 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
 from serve import alone
-from serve.app import _stages, build_app, compose
+from serve.app import RankerReplica, SelectorReplica, _stages, build_app, compose
 from serve.arguments import AppArgs
-from serve.batched import BatchedMethod
 from serve.board import ReleaseBoard
+from serve.stage import StageAnswer
 from serve.straight import LocalStages
 from serve.wiring import Wiring
 
@@ -38,6 +40,23 @@ def graph(args):
     return compose(Wiring(args, nothing, {}, lambda _: None, lambda _: None))
 
 
+class Handle:
+    """A handle of a stage, which remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+        self.answer = SimpleNamespace(remote=self._answer)
+
+    async def _answer(self, questions):
+        self.asked += [one.method for one in questions]
+        return [StageAnswer(one.release, None) for one in questions]
+
+
+async def ask(*methods):
+    for method in methods:
+        await method.remote("r1", None, np.zeros(0, np.int32), 1.0)
+
+
 @pytest.mark.parametrize(
     ("said", "names"),
     [
@@ -57,12 +76,26 @@ def test_with_the_selector_in_the_gateway_the_ranker_alone_is_asked_by_its_handl
     def scores(*_):
         return None
 
-    ranker = SimpleNamespace(answer=None)
+    ranker = Handle()
     stages = _stages(LocalStages(scores, scores, scores), None, ranker, 2)
     assert stages.in_process == [stages.selector_scores]
-    by_handle = (stages.teacher_scores, stages.pctr)
-    assert all(isinstance(one, BatchedMethod) for one in by_handle)
     assert stages.open_page is None
+    asyncio.run(ask(stages.teacher_scores, stages.pctr))
+    assert ranker.asked == ["teacher_scores", "pctr"]
+
+
+def test_each_stage_answers_by_the_names_that_the_gateway_asks(monkeypatch):
+    selector, ranker = Handle(), Handle()
+    stages = _stages(None, selector, ranker, 2)
+    of_ranker = (stages.open_page, stages.teacher_scores, stages.pctr)
+    asyncio.run(ask(stages.selector_scores, *of_ranker))
+    assert selector.asked == ["selector_scores"]
+    assert ranker.asked == ["open_page", "teacher_scores", "pctr"]
+    for replica, asked in ((SelectorReplica, selector), (RankerReplica, ranker)):
+        monkeypatch.setattr(replica, "_holder", None, raising=False)
+        known = replica._methods(replica.__new__(replica))
+        assert known.keys() == set(asked.asked)
+        assert all(method.__name__ == name for name, method in known.items())
 
 
 def test_following_a_champion_takes_a_process_of_its_own():
@@ -117,6 +150,10 @@ def test_the_shipped_scaling_has_no_key_that_ray_would_ignore():
         scaling = deployment["autoscaling_config"]
         assert set(scaling) <= set(AutoscalingConfig.model_fields)
         assert scaling["min_replicas"] >= 1
+        # More than these calls no gateway has under way, however busy a stage is.
+        if deployment["name"] != "Gateway":
+            most = config["applications"][0]["args"]["stage_calls"]
+            assert scaling["target_ongoing_requests"] < most
 
 
 @pytest.mark.parametrize(

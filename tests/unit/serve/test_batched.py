@@ -1,11 +1,13 @@
 """What the batching of calls promises: fewer calls under load, nobody else's fault."""
 
 import asyncio
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
 
-from serve.batched import MOST_TOGETHER, Asked, Batched, StageError, answer_each
+from serve import batched
+from serve.batched import MOST_TOGETHER, Answerer, Asked, Batched, StageError
 from serve.stage import StageAnswer
 
 NOTHING = np.zeros(0, np.int32)
@@ -28,10 +30,12 @@ class Stage:
         except asyncio.CancelledError:
             self.broken_off += 1
             raise
-        return await answer_each({"scores": scores}, questions)
+        return await Answerer({"scores": scores}).answer(questions)
 
     def let_go(self, error=None):
         one = self._open.pop(0)
+        if one.done():
+            return
         one.set_exception(error) if error else one.set_result(None)
 
 
@@ -39,6 +43,10 @@ def scores(release, *_):
     if release == "bad":
         raise ZeroDivisionError("no")
     return StageAnswer(release, NOTHING)
+
+
+def asked_of(names, left_s=30.0):
+    return [Asked("scores", name, None, NOTHING, left_s) for name in names]
 
 
 async def rounds():
@@ -104,10 +112,13 @@ def test_calls_and_what_goes_together_are_bounded():
         stage = Stage()
         ask = asking(stage, most_calls=2)
         names = [f"q{n}" for n in range(3 * MOST_TOGETHER)]
-        for name in names:
-            ask(name)
+        answers = [ask(name) for name in names]
         await rounds()
-        return list(stage.calls), names
+        calls = list(stage.calls)
+        for one in answers:
+            one.cancel()
+        await rounds()
+        return calls, names
 
     calls, names = asyncio.run(run())
     assert calls == [names[:MOST_TOGETHER], names[MOST_TOGETHER : 2 * MOST_TOGETHER]]
@@ -116,8 +127,8 @@ def test_calls_and_what_goes_together_are_bounded():
 def test_a_stage_works_ahead_only_while_nothing_else_is_asked():
     async def run():
         stage = Stage()
-        batched = Batched(stage, most_calls=1)
-        ahead, method = batched.ahead("scores"), batched.method("scores")
+        asked_of = Batched(stage, most_calls=1)
+        ahead, method = asked_of.ahead("scores"), asked_of.method("scores")
         opened = ahead.remote("a", None, NOTHING)
         await rounds()
         left_out = ahead.remote("b", None, NOTHING)
@@ -212,11 +223,121 @@ def test_a_call_is_broken_off_when_all_it_asks_is_given_up_and_gives_its_place_b
         still_asked = stage.broken_off
         second.cancel()
         await rounds()
-        stage._open.pop(0)
+        stage.let_go()
         stage.let_go()
         return still_asked, stage.broken_off, (await waiting).release
 
     assert asyncio.run(run()) == (0, 1, "c")
+
+
+@pytest.mark.parametrize("answers", [[], None, [None, None]])
+def test_what_a_replica_answers_wrongly_is_told_to_all_who_asked(answers):
+    class Confused:
+        async def remote(self, _):
+            return answers
+
+    async def run():
+        ask = asking(Confused())
+        asked = [ask("a"), ask("b")]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = asyncio.run(run())
+    assert [type(one).__name__ for one in found] != ["StageAnswer", "StageAnswer"]
+    assert all(isinstance(one, Exception) for one in found)
+
+
+def test_nobody_waits_for_a_call_that_was_cancelled_elsewhere():
+    class Cancelled:
+        async def remote(self, _):
+            raise asyncio.CancelledError
+
+    async def run():
+        asked = asking(Cancelled())("a")
+        await rounds()
+        return asked.cancelled()
+
+    assert asyncio.run(run())
+
+
+def test_a_call_belongs_to_none_of_the_requests_that_ask():
+    request, found = ContextVar("request", default="nobody's"), []
+
+    class Looking:
+        async def remote(self, questions):
+            found.append(request.get())
+            return [StageAnswer(one.release, NOTHING) for one in questions]
+
+    async def run():
+        request.set("a")
+        await asking(Looking())("a")
+
+    asyncio.run(run())
+    assert found == ["nobody's"]
+
+
+def test_what_is_past_its_time_is_not_computed():
+    computed = []
+
+    def method(release, *_):
+        computed.append(release)
+        return StageAnswer(release, NOTHING)
+
+    questions = [*asked_of("a"), *asked_of("b", left_s=0.0), *asked_of("c")]
+    answers = asyncio.run(Answerer({"scores": method}).answer(questions))
+    assert computed == ["a", "c"]
+    assert [one.failure is None for one in answers] == [True, False, True]
+
+
+def test_what_is_asked_knows_how_long_it_is_waited_for(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(batched, "monotonic", lambda: now[0])
+    left = []
+
+    class Looking:
+        async def remote(self, questions):
+            left.extend(one.left_s for one in questions)
+            return [StageAnswer(one.release, NOTHING) for one in questions]
+
+    async def run():
+        method = Batched(Looking(), 1).method("scores")
+        answer = method.remote("a", None, NOTHING, 3.0)
+        now[0] += 2.0
+        await answer
+
+    asyncio.run(run())
+    assert left == [1.0]
+
+
+def test_calls_are_answered_in_turn():
+    order = []
+
+    def method(release, *_):
+        order.append(release)
+        return StageAnswer(release, NOTHING)
+
+    async def run():
+        answerer = Answerer({"scores": method})
+        await asyncio.gather(*(answerer.answer(asked_of(one)) for one in ("ab", "cd")))
+
+    asyncio.run(run())
+    assert order == ["a", "b", "c", "d"]
+
+
+def test_a_slow_call_keeps_nobody_back(monkeypatch):
+    monkeypatch.setattr(batched, "SLOW_S", 0.0)
+
+    async def run():
+        stage = Stage()
+        ask = asking(stage)
+        slow = ask("a")
+        await rounds()
+        ask("b")
+        await rounds()
+        both = list(stage.calls)
+        stage.let_go()
+        return both, (await slow).release
+
+    assert asyncio.run(run()) == ([["a"], ["b"]], "a")
 
 
 def test_a_replica_that_is_told_to_stop_answers_no_further_question():
@@ -227,8 +348,9 @@ def test_a_replica_that_is_told_to_stop_answers_no_further_question():
         return StageAnswer(release, NOTHING)
 
     async def run():
-        questions = [Asked("scores", name, None, NOTHING) for name in "abc"]
-        answering = asyncio.create_task(answer_each({"scores": slow}, questions))
+        answering = asyncio.create_task(
+            Answerer({"scores": slow}).answer(asked_of("abc"))
+        )
         await asyncio.sleep(0)
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
