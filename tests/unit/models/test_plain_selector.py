@@ -20,8 +20,9 @@ SUBSETS = {
         *("user.taste", "request.hour", "request.device", "creative.picture"),
     ],
 }
-DEVICE = FieldSpec(
-    name="device", of="request", kind="category", column="d", vocabulary="style"
+DEVICE, PAGE = (
+    FieldSpec(name=name, of="request", kind="category", column="d", vocabulary="style")
+    for name in ("device", "page")
 )
 LISTS = np.array([[1, 2, 3], [4, 0, 0]], np.int32)
 
@@ -30,7 +31,7 @@ def trained(keys, **changes):
     """A selector whose every weight counts, biases too."""
     torch.manual_seed(1)
     config = selector_config().model_copy(update=changes)
-    fields = tuple(one for one in (*SPEC.fields, DEVICE) if one.key in keys)
+    fields = tuple(one for one in (*SPEC.fields, DEVICE, PAGE) if one.key in keys)
     spec = FeatureSpec(fields=fields, vocabularies=SPEC.vocabularies)
     selector = Selector(spec, config).eval()
     with torch.no_grad():
@@ -89,6 +90,20 @@ def test_users_are_scored_alike_to_the_last_bit_whether_they_are_kept_or_not():
         expected = kept.score(context, LISTS, user)
         assert (none_kept.score(context, LISTS, user) == expected).all()
         assert (kept.score(context, LISTS) == expected).all()
+
+
+def test_users_and_request_fields_share_what_may_be_kept():
+    keys = SUBSETS["a category of the request"]
+    selector, vectors = trained(keys)
+    size = plain_selector(keys, selector, vectors)._users.size
+    plain = plain_selector(keys, selector, vectors, most_kept=size)
+    assert plain._users is not None
+    assert plain._values == []
+    keys = [DEVICE.key, PAGE.key, "creative.picture"]
+    selector, vectors = trained(keys)
+    (_, rows), _ = plain_selector(keys, selector, vectors)._values
+    plain = plain_selector(keys, selector, vectors, most_kept=rows.size)
+    assert [key for key, _ in plain._values] == [DEVICE.key]
 
 
 def test_a_kept_user_is_told_by_their_row_alone():
