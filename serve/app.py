@@ -11,11 +11,12 @@ selector in the gateway: rankers in replicas of their own, without a hop for sel
 import atexit
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from fastapi import FastAPI
@@ -165,7 +166,7 @@ class HttpGateway:
                 part.stop() if name == "_releases" else part.close()
 
 
-class _StageReplica:
+class _StageReplica(ABC):
     """A replica of a stage, which follows the board.
 
     It answers in its event loop: in threads, as Serve runs plain methods, answers
@@ -173,10 +174,12 @@ class _StageReplica:
     late.
     """
 
-    def __init__(self, wiring: Wiring, kind: ReplicaKind) -> None:
+    kind: ClassVar[ReplicaKind]
+
+    def __init__(self, wiring: Wiring) -> None:
         listen_on_loopback()
         configure_records()
-        self._holder = Holder(wiring.board, kind, _stage_loader(wiring))
+        self._holder = Holder(wiring.board, self.kind, _stage_loader(wiring))
         self._answerer = Answerer(self._methods())
         spare_what_lasts()
 
@@ -195,16 +198,15 @@ class _StageReplica:
         """
         _check_following(self._holder)
 
+    @abstractmethod
     def _methods(self) -> dict[str, StageMethod]:
         """Return what the stage answers, by name."""
-        raise NotImplementedError
 
 
 class SelectorReplica(_StageReplica):
     """A selector that follows the board."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        super().__init__(wiring, "selector")
+    kind = "selector"
 
     def _methods(self) -> dict[str, StageMethod]:
         return {"selector_scores": Selector(self._holder).selector_scores}
@@ -213,8 +215,7 @@ class SelectorReplica(_StageReplica):
 class RankerReplica(_StageReplica):
     """A ranker that follows the board."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        super().__init__(wiring, "ranker")
+    kind = "ranker"
 
     def _methods(self) -> dict[str, StageMethod]:
         ranker = Ranker(self._holder)

@@ -15,14 +15,12 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import numpy as np
 
 from serve.release import PageView
 from serve.stage import StageAnswer, StageMethod
-
-Answer = TypeVar("Answer")
 
 MOST_TOGETHER: Final = 8
 """Questions of one call: the last one waits for the others, and has a deadline."""
@@ -99,9 +97,9 @@ class Batched:
         """Return one method of the stage, in the manner of a handle's."""
         return BatchedMethod(self, name)
 
-    def ahead(self, name: str) -> "AheadMethod":
+    def ahead(self, name: str) -> "BatchedMethod":
         """Return one method that is worth a call only while nothing else is asked."""
-        return AheadMethod(self, name)
+        return BatchedMethod(self, name, is_ahead=True)
 
     def ask(self, asked: Asked) -> "asyncio.Future[StageAnswer]":
         """Ask with the next call; to cancel the answer takes the question back.
@@ -155,7 +153,7 @@ class Batched:
 
     async def _call(self, batch: list[_Question]) -> None:
         try:
-            answers = await of_handle(self._stage.remote([one.now() for one in batch]))
+            answers = await _of_handle(self._stage.remote([one.now() for one in batch]))
             for one, answer in zip(batch, answers, strict=True):
                 _tell(one, answer)
         except Exception as error:  # noqa: BLE001 - told to whoever asked
@@ -168,31 +166,18 @@ class Batched:
 
 
 class BatchedMethod:
-    """One method of a stage."""
+    """One method of a stage.
 
-    def __init__(self, stage: Batched, name: str) -> None:
-        self._stage, self._name = stage, name
-
-    def remote(
-        self,
-        release: str,
-        page: PageView,
-        creatives: np.ndarray,
-        most_s: float = math.inf,
-    ) -> "asyncio.Future[StageAnswer]":
-        """Ask, as `RemoteMethod`."""
-        return self._stage.ask(Asked(self._name, release, page, creatives, most_s))
-
-
-class AheadMethod:
-    """A method by which a stage works ahead, for a question that comes later.
-
-    With other questions about, the call only delays them: it is left out, and the
-    stage does that work when the question comes.
+    Args:
+        stage: answers.
+        name: of the method.
+        is_ahead: with it the stage works ahead, for a question that comes later. With
+            other questions about, the call would only delay them: it is left out, and
+            the stage does that work when the question comes.
     """
 
-    def __init__(self, stage: Batched, name: str) -> None:
-        self._stage, self._name = stage, name
+    def __init__(self, stage: Batched, name: str, *, is_ahead: bool = False) -> None:
+        self._stage, self._name, self._is_ahead = stage, name, is_ahead
 
     def remote(
         self,
@@ -201,13 +186,12 @@ class AheadMethod:
         creatives: np.ndarray,
         most_s: float = math.inf,
     ) -> "asyncio.Future[StageAnswer]":
-        """Ask, as `RemoteMethod`; no scores at once where it would only delay."""
-        if self._stage.is_idle:
-            asked = Asked(self._name, release, page, creatives, most_s)
-            return self._stage.ask(asked)
-        answer = asyncio.get_running_loop().create_future()
-        answer.set_result(StageAnswer(release, None))
-        return answer
+        """Ask, as `RemoteMethod`; no scores at once for a call that is left out."""
+        if self._is_ahead and not self._stage.is_idle:
+            left_out = asyncio.get_running_loop().create_future()
+            left_out.set_result(StageAnswer(release, None))
+            return left_out
+        return self._stage.ask(Asked(self._name, release, page, creatives, most_s))
 
 
 class Answerer:
@@ -247,7 +231,9 @@ class Answerer:
             return StageAnswer("", None, f"{type(error).__name__}: {error}")
 
 
-async def of_handle(answer: Awaitable[Answer]) -> Answer:
+async def _of_handle(
+    answer: Awaitable[Sequence[StageAnswer]],
+) -> Sequence[StageAnswer]:
     """Await what a handle returned; told to stop, it tells the replica too."""
     try:
         return await answer

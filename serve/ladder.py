@@ -26,7 +26,6 @@ from cacs_ray.decision.creative_policy import (
 from cacs_ray.features.catalogue import Catalogue
 from cacs_ray.schema import PolicyName
 from serve.api import Rung
-from serve.batched import of_handle
 from serve.release import PageView
 from serve.stage import RemoteMethod, StageAnswer, Stages
 from serve.straight import Straight, StraightScorers
@@ -307,15 +306,11 @@ class RemoteScorers:
     ) -> "asyncio.Future[StageAnswer]":
         release, page = self.question.release, self.question.page
         try:
-            answer = asked.remote(release, page, creatives, most_s)
+            return asked.remote(release, page, creatives, most_s)
         except Exception as error:  # noqa: BLE001 - a stage that fails, as any other
             failed = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             return failed
-        # A task of its own costs a turn of the event loop: not for what is there.
-        if isinstance(answer, asyncio.Future):
-            return answer
-        return asyncio.create_task(of_handle(answer))
 
 
 def _tells_apart(candidates: Candidates, scores: np.ndarray) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +99,11 @@ StageMethod = Callable[[str, PageView, np.ndarray], StageAnswer]
 
 
 class RemoteMethod(Protocol):
-    """One method of a deployment handle."""
+    """One method of a stage, in this process or in another."""
 
     def remote(
         self, release: str, page: PageView, creatives: np.ndarray, most_s: float
-    ) -> Awaitable[StageAnswer]:
+    ) -> "asyncio.Future[StageAnswer]":
         """Ask; awaiting gives the answer, which is waited for `most_s` seconds."""
         ...
 

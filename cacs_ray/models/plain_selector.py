@@ -56,14 +56,13 @@ class PlainSelector:
         left = most_kept - (0 if self._users is None else self._users.size)
         self._values: list[tuple[str, np.ndarray]] = []
         computed = []
-        for one in fields:
-            if one.of == "request":
-                rows = _kept_values(selector, one, left)
-                if rows is None:
-                    computed.append(one)
-                else:
-                    self._values.append((one.key, rows))
-                    left -= rows.size
+        for one in (one for one in fields if one.of == "request"):
+            rows = _kept_values(selector, one, left)
+            if rows is None:
+                computed.append(one)
+                continue
+            self._values.append((one.key, rows))
+            left -= rows.size
         self._of_request = _FirstLayer(selector, computed) if computed else None
         # The appeal of a creative counts for all: a coordinate that is always 1.
         self._out = np.pad(_array(tower.out.weight), ((0, 1), (0, 0)))

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextvars import ContextVar
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -228,6 +229,28 @@ def test_a_call_is_broken_off_when_all_it_asks_is_given_up_and_gives_its_place_b
         return still_asked, stage.broken_off, (await waiting).release
 
     assert asyncio.run(run()) == (0, 1, "c")
+
+
+def test_the_replica_is_told_of_a_call_that_is_broken_off():
+    class Response:
+        is_told = False
+
+        def __await__(self):
+            return asyncio.Event().wait().__await__()
+
+        def cancel(self):
+            self.is_told = True
+
+    response = Response()
+
+    async def run():
+        asked = asking(SimpleNamespace(remote=lambda _: response))("a")
+        await rounds()
+        asked.cancel()
+        await rounds()
+
+    asyncio.run(run())
+    assert response.is_told
 
 
 @pytest.mark.parametrize("answers", [[], None, [None, None]])
